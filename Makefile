@@ -1,0 +1,37 @@
+# Everything a fresh machine needs, given Python 3.11 or later with pip. Each target sets up its own environment.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env demo test test-all lint bench clean
+
+env: .venv/.ready
+
+# uv installs in seconds what takes pip minutes; it comes from the same package index.
+.venv/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: env
+	$(BIN)/segshift demo --out runs/demo
+
+test: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: env
+	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/selection.py --growth
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,230 @@
+"""One run from start to end: warm-up, rounds, scores, report. Started once, resumed as often as it takes.
+
+A run is a folder: `run.json` (the recipe and what it ran on), `log.jsonl`, `checkpoints/`, `round-N/`,
+`evaluation/`, `model/`, `report.html`. Whatever a kill leaves there, `resume` ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+
+from segshift import checkpoint
+from segshift import recipe as recipe_file
+from segshift.adabn import estimate_batch_norm
+from segshift.data.cache import Cached, CachedImages, Memory
+from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
+from segshift.data.doctor import validate
+from segshift.data.open_data import MINICITY, open_oracle, open_source, open_target, open_test
+from segshift.engine import Domains, Engine
+from segshift.errors import ConfigError, RunError
+from segshift.models.network import load_weights, save_model
+from segshift.models.segmenter import Segmenter
+from segshift.parts.processes import sum_over_processes
+from segshift.phase import Phase
+from segshift.predict import save_panels, score
+from segshift.progress import Reporter
+from segshift.recipe import Recipe
+from segshift.report import write_report
+from segshift.snapshot import Position
+
+LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
+
+
+class Data(NamedTuple):
+    """The data of a run, opened and checked."""
+
+    domains: Domains
+    test: LabelledDataset | None
+    record: dict[str, Any]
+    """Counts and fingerprints: what `run.json` says of the data."""
+
+
+def start(recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path | None = None) -> Path:
+    """Run a recipe in a new folder and return that folder.
+
+    `warmup`: a run (or weights) that stands in for the recipe's warm-up, so that many rows share one; the result is
+    the one that the whole recipe would give. `oracle`: a finished oracle run, shown beside this one in the report.
+    Raises RunError where the folder already holds a run.
+    """
+    if (folder / "run.json").exists():
+        raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
+    if warmup is not None and recipe.adaptation is None:
+        raise ConfigError(f"warmup = {warmup}: recipe {recipe.name} is a warm-up itself; leave the option out")
+    torch.set_num_threads(recipe.settings.threads)
+    data = open_all(recipe)
+    info = {
+        "name": recipe.name,
+        "label": recipe.label,
+        "warmup_label": recipe.warmup_label,
+        "seed": recipe.settings.seed,
+        "command": shlex.join(["segshift", *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe_file.to_dict(recipe),
+        "warmup_from": None if warmup is None else str(warmup),
+        "oracle": None if oracle is None else str(oracle),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "threads": recipe.settings.threads,
+        "processes": recipe.settings.devices * recipe.settings.nodes,
+        "data": data.record,
+        "space": data.domains.source.space.to_dict(),
+    }
+    checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
+    return _Run(folder, recipe, data, info).to_the_end()
+
+
+def resume(folder: Path) -> Path:
+    """Go on with a run where its last good checkpoint is. A finished run is left as it is."""
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); expected the folder of a run") from error
+    recipe = recipe_file.from_dict(info["recipe"], str(folder / "run.json"))
+    torch.set_num_threads(recipe.settings.threads)
+    data = open_all(recipe)
+    changed = [name for name, found in data.record.items() if info["data"].get(name) != found]
+    if changed:
+        name = changed[0]
+        raise RunError(
+            f"{folder}: the {name} images have changed: {info['data'].get(name)} at first, {data.record[name]} now. "
+            "Put the old ones back, or start a new run"
+        )
+    return _Run(folder, recipe, data, info).to_the_end()
+
+
+def open_all(recipe: Recipe) -> Data:
+    """Open and check all data of a recipe. DataError lists every bad file before a step is taken."""
+    config = recipe.data
+    source = open_source(config)
+    needs_oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
+    target = open_oracle(config, source.space) if needs_oracle else open_target(config)
+    test = open_test(config, source.space)
+    sets: dict[str, ImageDataset] = {"source": source, "target": target}
+    if test is not None:
+        sets["test"] = test
+    for role, dataset in sets.items():
+        # What is drawn on demand has no files to check.
+        if (config.source if role == "source" else config.target) != MINICITY:
+            validate(dataset, role)
+    record = {name: {"images": len(d.names), "fingerprint": d.fingerprint()} for name, d in sets.items()}
+    cached_target = (
+        OracleTarget(Cached(target, Memory()))
+        if isinstance(target, OracleTarget)
+        else Unlabelled(CachedImages(target, Memory()))
+    )
+    return Data(Domains(Cached(source, Memory()), cached_target, config.short_side), test, record)
+
+
+class _Run:
+    """A run on its way: what its phases share."""
+
+    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: Mapping[str, Any]) -> None:
+        self.folder, self.recipe, self.data, self.info = folder, recipe, data, info
+        settings = recipe.settings
+        self.fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy="auto" if settings.devices * settings.nodes == 1 else "ddp",
+            precision=settings.precision,
+        )
+        self.fabric.launch()
+        self.reporter = Reporter(quiet=not self.fabric.is_global_zero)
+        self.engine = Engine(folder, settings, self.fabric, self.reporter)
+
+    def to_the_end(self) -> Path:
+        """Train the phases that are left, score, save the model, write the report."""
+        at, state = self._position()
+        model = self._network(state)
+        phases = self.recipe.phases()
+        while at.phase < len(phases):
+            name, phase = phases[at.phase]
+            last = at.phase == len(phases) - 1
+            if at.round == 0 and state is None:
+                self._adabn(phase.adabn_before, model, phase)
+            at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None)
+            self._adabn(phase.adabn_after, model, phase)
+            self._finish_phase(model, at, last)
+            state = None
+        self._report()
+        return self.folder
+
+    def _position(self) -> tuple[Position, dict[str, Any] | None]:
+        path, warning = checkpoint.latest(self.folder / "checkpoints")
+        if warning:
+            self.reporter.say(warning)
+        if path is not None:
+            state = checkpoint.load(path)
+            at = Position(**state["position"])
+            self.reporter.say(f"resuming at step {at.t}, from {path}")
+        else:
+            state, at = None, Position()
+            if self.info["warmup_from"] is not None:
+                length = self.recipe.warmup.length
+                at = Position(1, 0, length, length)
+        self.engine.log.cut(at.t)
+        return at, state
+
+    def _network(self, state: Mapping[str, Any] | None) -> Segmenter:
+        """The network as the position needs it; the weights it starts from are a function of the seed."""
+        torch.manual_seed(self.recipe.settings.seed)
+        model = self.recipe.network.build(len(self.data.domains.source.space))
+        if state is not None:
+            model.load_state_dict(state["players"]["model"])
+        elif self.info["warmup_from"] is not None:
+            load_weights(model, Path(self.info["warmup_from"]))
+            model.to(self.fabric.device)
+            self._evaluate(model, "warmup")
+        return model.to(self.fabric.device)
+
+    def _adabn(self, domain: str, model: Segmenter, phase: Phase) -> None:
+        if domain == "none":
+            return
+        self.reporter.say(f"estimating BatchNorm statistics on {domain} images (AdaBN)")
+        domains = self.data.domains
+        images = domains.source if domain == "source" else domains.target
+        estimate_batch_norm(model, images, domains.short_side, self.recipe.settings.seed, phase.adabn_batch)
+
+    def _finish_phase(self, model: Segmenter, at: Position, last: bool) -> None:
+        """Score the model, then close the phase with a checkpoint that the next one (or the end) starts from."""
+        self._evaluate(model, "final" if last else "warmup")
+        if self.fabric.is_global_zero:
+            state = {"position": asdict(at), "players": {"model": model.state_dict()}}
+            checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), state)
+            checkpoint.prune(self.folder / "checkpoints", self.recipe.settings.keep)
+            if last:
+                space, short_side = self.data.domains.source.space, self.recipe.data.short_side
+                save_model(self.folder / "model", self.recipe.network, model.state_dict(), space, short_side)
+        self.fabric.barrier()
+
+    def _evaluate(self, model: Segmenter, which: str) -> None:
+        test = self.data.test
+        if test is None:
+            return
+        views, short_side = self.recipe.test, self.recipe.data.short_side
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        track = self.reporter.track(f"scoring {which}")
+        scores = score(model, test, short_side, views, rank, world, sum_over_processes, track)
+        if self.fabric.is_global_zero:
+            content = json.dumps(scores.to_dict(), indent=1).encode()
+            checkpoint.atomic_write(self.folder / "evaluation" / f"{which}.json", content)
+            save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
+        self.reporter.say(f"{which}: mIoU {100 * scores.mean_iou():.1f} over {len(test.names)} test images")
+
+    def _report(self) -> None:
+        if self.fabric.is_global_zero:
+            oracle = None if self.info["oracle"] is None else Path(self.info["oracle"])
+            write_report([self.folder], self.folder / "report.html", oracle)
+            self.reporter.say(f"report: {self.folder / 'report.html'}")
+        self.fabric.barrier()

@@ -1,0 +1,200 @@
+"""The command line: words on the terminal, nothing else. torch is imported only by a command that needs it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from segshift import __version__, recipes
+from segshift import options as options_of
+from segshift.errors import ConfigError, SegshiftError, StoppedError
+
+COMMANDS = {
+    "demo": "adapt a small model on the embedded street (minutes, no GPU, no download) and write a report",
+    "recipes": "list the named experiments",
+    "adapt": "run a recipe on a labelled source and an unlabelled target",
+    "resume": "go on with an interrupted run, to the same weights",
+    "evaluate": "score a trained model on labelled images",
+    "predict": "label new images with a trained model",
+    "report": "write the report of one or several runs again",
+    "check": "look through a folder of images and labels, and name every file with a fault",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0, 1 for an error the user can mend, 2 for wrong words, 130 when stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        _help()
+        return 0
+    if words[0] == "--version":
+        print(f"segshift {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        _complain(f"there is no command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}")
+        return 2
+    try:
+        return _HANDLERS[words[0]](words[1:])
+    except SegshiftError as error:
+        _complain(str(error))
+        return 130 if isinstance(error, StoppedError) else 1
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {_escaped(text)}", highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _help() -> None:
+    console = Console()
+    console.print(
+        "segshift adapts a segmentation model from labelled source images to unlabelled target images.\n\n"
+        "usage: segshift COMMAND …   (segshift COMMAND --help for its options)\n"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, summary in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", summary)
+    console.print(table)
+
+
+def _parse(kind: Any, words: Sequence[str], command: str, default: Any = None) -> Any:
+    """The options of a command; tyro prints help, and suggests what a mistyped option may have meant."""
+    known = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        args=list(words),
+        prog=f"segshift {command}",
+        description=COMMANDS[command.split(maxsplit=1)[0]],
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        **known,
+    )
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def _recipes(words: Sequence[str]) -> int:
+    _parse(options_of.NoOptions, words, "recipes")
+    table = Table("recipe", "what it does", "data", "cost", box=None, padding=(0, 2))
+    for entry in recipes.entries():
+        table.add_row(f"[bold]{entry.name}[/]", entry.summary, entry.data, entry.cost)
+    Console().print(table)
+    Console().print("\nRun one: segshift adapt RECIPE --source DIR --target DIR", highlight=False)
+    return 0
+
+
+def _adapt(words: Sequence[str]) -> int:
+    if not words or words[0].startswith("-"):
+        if words and words[0] not in ("-h", "--help"):
+            raise ConfigError(f"adapt: expected a recipe before {words[0]}; such as: segshift adapt minicity/cbst")
+        Console().print(
+            "usage: segshift adapt RECIPE --source DIR --target DIR --out RUN \\[overrides]\n\n"
+            "`segshift recipes` lists the recipes; `segshift adapt RECIPE --help` prints every option with its default.",
+            highlight=False,
+        )
+        return 0
+    from segshift.adapt import start
+    from segshift.overrides import AdaptOptions, apply
+
+    recipe = recipes.find(words[0])
+    options = _parse(AdaptOptions, words[1:], f"adapt {words[0]}", AdaptOptions(recipe=recipe))
+    folder = start(apply(options), options.out or Path("runs") / recipe.name, options.warmup_from, options.oracle)
+    _print_scores([folder], options.oracle)
+    return 0
+
+
+def _resume(words: Sequence[str]) -> int:
+    options = _parse(options_of.RunOptions, words, "resume")
+    from segshift.adapt import resume
+
+    resume(options.run)
+    _print_scores([options.run])
+    return 0
+
+
+def _demo(words: Sequence[str]) -> int:
+    options = _parse(options_of.DemoOptions, words, "demo")
+    from segshift.demo import demo
+
+    demo(options.out, options.seed, options.threads)
+    return 0
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    options = _parse(options_of.EvaluateOptions, words, "evaluate")
+    from segshift.checkpoint import atomic_write
+    from segshift.evaluate import compare
+    from segshift.predict import evaluate_folder
+    from segshift.progress import Reporter
+    from segshift.scan import Views
+
+    track = Reporter().track("scoring")
+    scores = evaluate_folder(options.run, options.data, options.split, Views(options.flip, options.scales), track)
+    if options.out is not None:
+        atomic_write(options.out, json.dumps(scores.to_dict(), indent=1).encode())
+    Console().print(compare({options.run.name: scores}, scores.space))
+    return 0
+
+
+def _predict(words: Sequence[str]) -> int:
+    options = _parse(options_of.PredictOptions, words, "predict")
+    from segshift.predict import predict_path
+    from segshift.progress import Reporter
+    from segshift.scan import Views
+
+    reporter, views = Reporter(), Views(options.flip, options.scales)
+    count = predict_path(options.run, options.images, options.out, views, reporter.track("predicting"))
+    reporter.say(f"{count} images: labels in {options.out / 'labels'}, overlays in {options.out / 'overlays'}")
+    return 0
+
+
+def _report(words: Sequence[str]) -> int:
+    options = _parse(options_of.ReportOptions, words, "report")
+    from segshift.report import write_report
+
+    out = options.out or options.runs[0] / "report.html"
+    Console().print(f"report: {write_report(list(options.runs), out, options.oracle)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _check(words: Sequence[str]) -> int:
+    options = _parse(options_of.CheckOptions, words, "check")
+    from segshift.data.doctor import check_folder, render
+
+    findings = check_folder(options.folder)
+    render(findings, Console())
+    return 1 if findings.problems else 0
+
+
+def _print_scores(runs: Sequence[Path], oracle: Path | None = None) -> None:
+    from segshift.report import score_table
+
+    Console().print(score_table(runs, oracle))
+
+
+_HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": _demo,
+    "recipes": _recipes,
+    "adapt": _adapt,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "report": _report,
+    "check": _check,
+}

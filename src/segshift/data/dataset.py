@@ -1,0 +1,64 @@
+"""What a data set is, and the three ways a run may look at one.
+
+`LabelledDataset` (a source, or a test set), `Unlabelled` (a target for training: it has no way to reach a
+label, so no method can cheat by mistake) and `OracleTarget` (a labelled target, for the supervised upper
+bound alone; the engine takes it only where a type says "oracle").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from segshift.errors import DataError
+from segshift.taxonomy import LabelSpace
+
+
+@runtime_checkable
+class ImageDataset(Protocol):
+    """Images in name order. `image(i)` is RGB, uint8, (3, h, w), at the file's own size."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def image(self, index: int) -> UInt8[Tensor, "3 h w"]: ...
+
+    def fingerprint(self) -> str:
+        """A short hash that changes when the content does; recorded in a run."""
+        ...
+
+
+@runtime_checkable
+class LabelledDataset(ImageDataset, Protocol):
+    """Images with labels. `label(i)` is uint8 (h, w): ids of `space`, or 255."""
+
+    @property
+    def space(self) -> LabelSpace: ...
+
+    def label(self, index: int) -> UInt8[Tensor, "h w"]: ...
+
+
+class Unlabelled:
+    """The images of a data set and nothing else: `label` does not exist here."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        if len(dataset.names) == 0:
+            raise DataError(f"target: {dataset!r} holds no image; expected at least 1")
+        self.names = tuple(dataset.names)
+        # Bound methods of the images alone: the labelled data set itself is not kept.
+        self.image = dataset.image
+        self.fingerprint = dataset.fingerprint
+
+
+class OracleTarget:
+    """A labelled target, for what is called oracle: the supervised upper bound and withheld-truth diagnoses."""
+
+    def __init__(self, dataset: LabelledDataset) -> None:
+        self.names = tuple(dataset.names)
+        self.space = dataset.space
+        self.image = dataset.image
+        self.label = dataset.label
+        self.fingerprint = dataset.fingerprint

@@ -1,0 +1,201 @@
+"""Your own images, without code: `DOMAIN/classes.yaml`, `DOMAIN/SPLIT/images/STEM.jpg`, `DOMAIN/SPLIT/labels/STEM.png`.
+
+A folder that holds `images/` itself serves as well (no split is named then). `classes.yaml` stands beside `images/`
+or one folder up; `segshift.taxonomy.from_dict` describes it. Without one, a source's classes are those its labels
+hold (`infer_space`), and a target is opened with the source's label space. Images are listed once, and read when asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from segshift.data.files import IMAGE_SUFFIXES, LABEL_SUFFIXES, image_size, list_files, read_image, read_label
+from segshift.errors import DataError
+from segshift.taxonomy import IGNORE, LabelSpace, id_table, read_classes, unnamed
+
+
+class ImageFolder:
+    """The images of a folder, and nothing else: a target for training, or what is to be predicted."""
+
+    def __init__(self, root: Path | str, split: str | None = None) -> None:
+        self.root, self.split = Path(root), split
+        self.folder = locate(self.root, split)
+        paths = list_files(self.folder / "images", IMAGE_SUFFIXES)
+        if not paths:
+            raise DataError(
+                f"{self.folder / 'images'}: holds no image; expected at least 1 file named {' '.join(IMAGE_SUFFIXES)}"
+            )
+        self.names: tuple[str, ...] = tuple(paths)
+        self.image_paths: tuple[Path, ...] = one_each(paths)
+
+    def __repr__(self) -> str:
+        split = "" if self.split is None else f", split={self.split!r}"
+        return f"{type(self).__name__}({str(self.root)!r}{split})"
+
+    def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """The image as RGB at its own size. DataError where the file cannot be read."""
+        return read_image(self.image_paths[index])
+
+    def fingerprint(self) -> str:
+        """A hash of the images' names and sizes in bytes: cheap, and blind to an edit that keeps the size."""
+        return _hash_of_sizes(zip(self.names, self.image_paths))
+
+
+class Folder(ImageFolder):
+    """Images, each with its label: a source, a test set, or an oracle's target.
+
+    `space` is for a folder without `classes.yaml`: the source's label space. A folder that has one must name the
+    same classes. With neither, every label is read once to find the largest id.
+
+    Raises DataError where an image has no label, or a `classes.yaml` cannot be used.
+    """
+
+    def __init__(self, root: Path | str, split: str | None = None, space: LabelSpace | None = None) -> None:
+        super().__init__(root, split)
+        self.label_paths: tuple[Path, ...] = _labels_of(self.folder, self.names)
+        self._classes = classes_file(self.folder)
+        self.ignore = IGNORE
+        """The id for ignored pixels in these files; in labels given out it is always 255."""
+        if self._classes is not None:
+            own, self.ignore = read_classes(self._classes)
+            if space is not None:
+                require_same_space(space, own, str(self._classes))
+            self.space: LabelSpace = space or own
+        else:
+            self.space = space or infer_space(self.label_paths)
+
+    def label(self, index: int) -> UInt8[Tensor, "h w"]:
+        """Class ids, or 255. DataError: unreadable, ids outside `space`, or another size than the image's."""
+        path, image = self.label_paths[index], self.image_paths[index]
+        label = read_ids(path, self.space, self.ignore)
+        require_same_size(path, (label.shape[0], label.shape[1]), image, image_size(image))
+        return label
+
+    def fingerprint(self) -> str:
+        """As of images alone, over the labels and the text of `classes.yaml` too."""
+        text = "" if self._classes is None else self._classes.read_text(encoding="utf-8")
+        labels = ((f"label {name}", path) for name, path in zip(self.names, self.label_paths))
+        return _hash_of_sizes([*zip(self.names, self.image_paths), *labels], text)
+
+
+def locate(root: Path, split: str | None) -> Path:
+    """The folder that holds `images/`. DataError says which splits there are."""
+    folder = root if split is None else root / split
+    if (folder / "images").is_dir():
+        return folder
+    if not root.is_dir():
+        raise DataError(f"{root}: {'is no folder' if root.exists() else 'does not exist'}; expected a folder of images")
+    splits = ", ".join(splits_of(root)) or "none"
+    if split is None:
+        raise DataError(f"{root}: holds no images/; expected it there, or a split to be named. Splits found: {splits}")
+    hint = ". The folder holds images/ itself: name no split" if (root / "images").is_dir() else ""
+    raise DataError(f"{root}: has no split {split!r} ({folder / 'images'} is missing). Splits found: {splits}{hint}")
+
+
+def splits_of(root: Path) -> tuple[str, ...]:
+    """Names of the folders in `root` that hold `images/`, in order."""
+    return tuple(sorted(child.name for child in root.iterdir() if (child / "images").is_dir()))
+
+
+def one_each(paths: Mapping[str, list[Path]]) -> tuple[Path, ...]:
+    """The one path of each name. DataError where two files share a stem: which is meant, nobody knows."""
+    for name, same in paths.items():
+        if len(same) > 1:
+            files = ", ".join(path.name for path in same)
+            raise DataError(f"{same[0].parent}: {files} share the name {name}; expected one. Rename or delete the rest")
+    return tuple(same[0] for same in paths.values())
+
+
+def _labels_of(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    labels = folder / "labels"
+    if not labels.is_dir():
+        raise DataError(f"{labels}: is missing; expected a label STEM.png there for each image of {folder / 'images'}")
+    paths = list_files(labels, LABEL_SUFFIXES)
+    missing = [name for name in names if name not in paths]
+    if missing:
+        more = f" ({len(missing)} of {len(names)} images have none)" if len(missing) > 1 else ""
+        raise DataError(f"{labels / missing[0]}.png: the label of image {missing[0]} is missing{more}. Add or delete")
+    return one_each({name: paths[name] for name in names})
+
+
+def classes_file(folder: Path) -> Path | None:
+    """The `classes.yaml` of a folder that holds `images/`: in it, or one folder up."""
+    return next((path for path in (folder / "classes.yaml", folder.parent / "classes.yaml") if path.is_file()), None)
+
+
+def infer_space(labels: Iterable[Path]) -> LabelSpace:
+    """class_0 .. class_n, where n is the largest id in these label files (255 aside). Every file is read."""
+    labels = tuple(labels)
+    with ThreadPoolExecutor(worker_threads()) as pool:
+        largest = max(pool.map(lambda path: _largest_id(read_label(path)), labels), default=-1)
+    if largest < 0:
+        raise DataError(f"{labels[0].parent if labels else 'labels'}: every pixel is {IGNORE} (ignored); expected ids")
+    return unnamed(largest + 1)
+
+
+def worker_threads() -> int:
+    """Threads for reading files: Pillow decodes without holding Python's lock."""
+    return min(8, os.cpu_count() or 1)
+
+
+def _largest_id(label: Tensor) -> int:
+    used = label[label != IGNORE]
+    return int(used.max()) if used.numel() else -1
+
+
+def read_ids(path: Path, space: LabelSpace, ignore: int = IGNORE) -> UInt8[Tensor, "h w"]:
+    """A label file with ids of `space`; the file's `ignore` id becomes 255. DataError names any other id."""
+    raw = read_label(path)
+    table = id_table({i: i for i in range(len(space))})
+    table[ignore] = IGNORE
+    label = torch.from_numpy(table[raw.numpy()])
+    foreign = raw[(label == IGNORE) & (raw != ignore) & (raw != IGNORE)]
+    if foreign.numel():
+        raise DataError(
+            f"{path}: holds ids {foreign.unique().tolist()}; expected 0 to {len(space) - 1} ({space.name}), or {ignore}"
+            " for ignored pixels. Mend the file, or name the classes in classes.yaml"
+        )
+    return label
+
+
+def require_same_size(label: Path | str, found: tuple[int, int], image: Path | str, expected: tuple[int, int]) -> None:
+    """DataError where a label's (height, width) is not its image's."""
+    if found != expected:
+        raise DataError(
+            f"{label}: is {found[0]}x{found[1]} pixels (height x width), but {image} is {expected[0]}x{expected[1]};"
+            " expected the same size. One of the two belongs to another image, or was resized"
+        )
+
+
+def require_same_space(source: LabelSpace, target: LabelSpace, where: str = "target") -> None:
+    """DataError unless both name the same classes in the same order; `where` is what the message points to."""
+    if source.classes == target.classes:
+        return
+    if len(source) != len(target):
+        found = f"{len(target)} classes, the source has {len(source)}"
+    else:
+        first = next(i for i, (a, b) in enumerate(zip(source.classes, target.classes)) if a != b)
+        found = f"id {first} is {target.classes[first]!r}, in the source it is {source.classes[first]!r}"
+    raise DataError(
+        f"{where}: {found}; expected the source's classes in the same order: {', '.join(source.classes)}."
+        " Make the two classes.yaml agree, or delete the target's if its ids are the source's"
+    )
+
+
+def _hash_of_sizes(files: Iterable[tuple[str, Path]], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, path in files:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(f"{path}: is gone ({error.strerror}); expected the file listed at the start") from error
+        digest.update(f"\n{name}\t{size}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

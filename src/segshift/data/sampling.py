@@ -1,0 +1,114 @@
+"""What is drawn at step t: a pure function of (seed, t, slot).
+
+No state is carried from step to step, so a run can be resumed at any step, with any number of loader workers
+and processes, and sees the same images with the same crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segshift.data.dataset import ImageDataset
+from segshift.data.transforms import View, apply_to_image, apply_to_label, draw_geometry
+from segshift.errors import DataError
+from segshift.types import IGNORE, Batch, Images
+
+
+class Stream(IntEnum):
+    """Who draws: two streams never share random numbers."""
+
+    SOURCE = 0
+    TARGET = 1
+    AUGMENT = 2
+    ENGINE = 3
+
+
+def generator(seed: int, stream: Stream, *keys: int) -> np.random.Generator:
+    """The random numbers of one place: (seed, stream, keys) and nothing else decides them."""
+    return np.random.default_rng(np.random.SeedSequence((seed, int(stream), *keys)))
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, stream: Stream, epoch: int, count: int) -> np.ndarray:
+    return generator(seed, stream, 1, epoch).permutation(count)
+
+
+def index_at(seed: int, stream: Stream, draw: int, count: int) -> int:
+    """Which of `count` images is drawn `draw`-th: each epoch is a permutation of its own."""
+    return int(_order(seed, stream, draw // count, count)[draw % count])
+
+
+LabelOf = Callable[[int], Tensor]
+"""The label of the image at an index, uint8 (h, w): truth, or a pseudo-label."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One domain's images for training."""
+
+    dataset: ImageDataset
+    label: LabelOf | None
+    """None: no label, IGNORE everywhere."""
+    view: View
+    short_side: int | None
+    batch: int
+    """Images a step, over all processes."""
+    stream: Stream
+    seed: int
+
+    def images(self, t: int, slots: range) -> Images:
+        """The images of step t in the given places of the global batch."""
+        drawn = [self._one(t, slot) for slot in slots]
+        if len({tuple(image.shape) for image, *_ in drawn}) > 1:
+            sizes = sorted({tuple(image.shape[1:]) for image, *_ in drawn})
+            raise DataError(f"images of one batch have sizes {sizes}; set a crop (such as 256 256) to cut them alike")
+        image, label, name, geometry = zip(*drawn)
+        return Images(torch.stack(image), torch.stack(label), name, geometry)
+
+    def _one(self, t: int, slot: int):
+        index = index_at(self.seed, self.stream, t * self.batch + slot, len(self.dataset.names))
+        image = self.dataset.image(index)
+        rng = generator(self.seed, self.stream, 2, t, slot)
+        geometry = draw_geometry((image.shape[1], image.shape[2]), self.view, self.short_side, rng, slot)
+        if self.label is None:
+            label = torch.full(geometry.size, IGNORE, dtype=torch.long)
+        else:
+            label = apply_to_label(self.label(index), geometry)
+        return apply_to_image(image, geometry), label, self.dataset.names[index], geometry
+
+
+def no_images() -> Images:
+    """The batch of a domain that a method does not look at."""
+    return Images(torch.empty(0, 3, 1, 1), torch.empty(0, 1, 1, dtype=torch.long), (), ())
+
+
+class Steps(Dataset[Batch]):
+    """The batches of steps first .. last-1 as a map-style data set: item i is step first + i.
+
+    Rank r of w takes the slots r, r + w, ...: together the processes see what one process would.
+    """
+
+    def __init__(
+        self, source: Feed | None, target: Feed | None, first: int, last: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.source, self.target = source, target
+        self.first, self.last = first, last
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, item: int) -> Batch:
+        t = self.first + item
+        return Batch(self._images(self.source, t), self._images(self.target, t))
+
+    def _images(self, feed: Feed | None, t: int) -> Images:
+        return no_images() if feed is None else feed.images(t, range(self.rank, feed.batch, self.world))

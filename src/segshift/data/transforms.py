@@ -1,0 +1,98 @@
+"""Joint geometry for image and label: resize, random scale, crop, flip. Drawn apart from applying it.
+
+A `Geometry` says everything that was done to an image, so a soft label or a second view can repeat it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as geometry_ops
+
+from segshift.errors import ConfigError
+from segshift.types import IGNORE, Geometry
+
+
+@dataclass(frozen=True)
+class View:
+    """How training images are cut from a data set's images."""
+
+    crop: tuple[int, int] | None = None
+    """Crop, height x width in pixels of the resized image; None: the whole image."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random scale, on top of the working size."""
+    flip: bool = True
+    """Mirror half of the images left to right."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ConfigError(f"scale = {self.scale}; expected two numbers, 0 < low <= high, such as 0.7 1.3")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ConfigError(f"crop = {self.crop}; expected height and width of at least 1 pixel")
+
+
+def working_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """The size an image is worked on: its shorter side becomes `short_side`, the aspect stays (None: as it is)."""
+    if short_side is None:
+        return size
+    factor = short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def draw_geometry(
+    size: tuple[int, int], view: View, short_side: int | None, rng: np.random.Generator, slot: int = 0
+) -> Geometry:
+    """Draw scale, crop corner and flip for an image of `size` (h, w). Always the same number of draws."""
+    height, width = working_size(size, short_side)
+    crop = view.crop or (height, width)
+    factor = rng.uniform(*view.scale)
+    resized = (max(1, round(height * factor)), max(1, round(width * factor)))
+    top = int(rng.integers(0, max(resized[0] - crop[0], 0) + 1))
+    left = int(rng.integers(0, max(resized[1] - crop[1], 0) + 1))
+    flip = bool(rng.random() < 0.5) and view.flip
+    return Geometry(resized, top, left, crop, flip, slot)
+
+
+def resize_image(image: UInt8[Tensor, "3 h w"], size: tuple[int, int]) -> UInt8[Tensor, "3 H W"]:
+    """Bilinear with anti-aliasing, to (H, W)."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    return geometry_ops.resize(image, list(size), antialias=True)
+
+
+def resize_label(label: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "H W"]:
+    """Nearest pixel, to (H, W)."""
+    if tuple(label.shape) == size:
+        return label
+    return geometry_ops.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+
+
+def to_float(image: UInt8[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
+    """[0, 255] to [0, 1]."""
+    return image.float().div_(255)
+
+
+def apply_to_image(image: UInt8[Tensor, "3 h w"], geometry: Geometry) -> Float[Tensor, "3 ch cw"]:
+    """The geometry's view of an image, in [0, 1]; padding is mid-grey."""
+    cut = _cut(resize_image(image, geometry.resized), geometry, fill=127)
+    return to_float(cut)
+
+
+def apply_to_label(label: UInt8[Tensor, "h w"], geometry: Geometry) -> Int[Tensor, "ch cw"]:
+    """The geometry's view of a label (of any size: it is resized like the image); padding is IGNORE."""
+    return _cut(resize_label(label, geometry.resized)[None], geometry, fill=IGNORE)[0].long()
+
+
+def _cut(tensor: Tensor, geometry: Geometry, fill: int) -> Tensor:
+    height, width = geometry.size
+    cut = tensor[:, geometry.top : geometry.top + height, geometry.left : geometry.left + width]
+    if tuple(cut.shape[1:]) != geometry.size:
+        missing = (0, width - cut.shape[2], 0, height - cut.shape[1])
+        cut = torch.nn.functional.pad(cut, missing, value=fill)
+    return cut.flip(2) if geometry.flip else cut

@@ -1,0 +1,256 @@
+"""The training loop: rounds of steps over any `types.Method`, with checkpoints a kill cannot harm.
+
+The method says what is minimised; the engine owns zero-grad, backward, precision, clipping, schedules, logging
+and resumption. Everything drawn is a function of (seed, t), so a resumed run takes the very same steps.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from segshift import checkpoint
+from segshift.data.cache import Memory
+from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
+from segshift.data.pseudo_labels import PseudoLabels
+from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator
+from segshift.data.transforms import View
+from segshift.errors import StoppedError, TrainingError
+from segshift.parts.processes import sum_over_processes
+from segshift.phase import Phase, Settings
+from segshift.progress import Reporter
+from segshift.run_log import RunLog
+from segshift.scan import LogitScan
+from segshift.snapshot import Position, restore, snapshot
+from segshift.types import Batch, Losses, Method
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The data of a run: a labelled source, and target images (for the oracle alone, a labelled target)."""
+
+    source: LabelledDataset
+    target: Unlabelled | OracleTarget
+    short_side: int | None = None
+    """Working size of the images: their shorter side, in pixels. None: their own."""
+
+    def images(self, domain: str) -> ImageDataset:
+        return self.source if domain == "source" else self.target
+
+
+class Engine:
+    """Trains the phases of one run in one folder."""
+
+    def __init__(self, folder: Path, settings: Settings, fabric: Fabric, reporter: Reporter) -> None:
+        self.folder, self.settings, self.fabric, self.reporter = folder, settings, fabric, reporter
+        self.log = RunLog(folder / "log.jsonl", fabric.is_global_zero)
+        self._signal: str | None = None
+        self._save_seconds, self._saved_at = 0.0, time.monotonic()
+
+    def train(
+        self, phase: Phase, name: str, model: nn.Module, data: Domains, at: Position, state: Mapping[str, Any] | None
+    ) -> Position:
+        """Train `model` in place through a phase, from `at` on, and return the position after it.
+
+        `state` is the content of the checkpoint written at `at`, or None at the phase's start. Raises
+        TrainingError where a loss or gradient is not finite, StoppedError after a signal to stop.
+        """
+        method = phase.method.build(model, max(phase.length, 1), self.settings.seed)
+        for attribute, player in method.players().items():
+            setattr(method, attribute, self.fabric.setup_module(player))
+        if state is not None:
+            restore(method, state)
+        with self._signals():
+            for n in range(max(at.round, 1), phase.rounds + 1):
+                store = self._store(name, n, data)
+                if at.round < n:
+                    at = replace(at, round=n)
+                    self._begin_round(phase, method, data, store, at)
+                    self._save(at, method)
+                at = self._round(phase, name, method, data, store, at)
+        return Position(at.phase + 1, 0, at.t, at.t)
+
+    def _begin_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
+        self._seed(at.t, Stream.TARGET)
+        scan = LogitScan(
+            method.players()["model"],
+            data.target,
+            self.folder / "scan",
+            data.short_side,
+            phase.scan,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            self.reporter.track(f"round {at.round}: predicting target images"),
+        )
+        method.begin_round(at.round, scan, data.source, store)
+        scan.close()
+        self.fabric.barrier()
+        if store.finished:
+            coverage = store.statistics()["coverage"]
+            self.reporter.say(f"round {at.round}: {100 * coverage:.1f} % of the target's pixels labelled")
+
+    def _round(
+        self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
+    ) -> Position:
+        last = at.first + at.round * phase.steps
+        batches = self._batches(phase, data, store, at.t, last)
+        title = f"{name}, round {at.round}/{phase.rounds}"
+        started = time.monotonic()
+        with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
+            for batch in batches:
+                losses = self._step(method, self._to_device(batch), at.t, phase.clip)
+                seconds = time.monotonic() - started
+                started = time.monotonic()
+                rate = next(iter(method.optimizers().values())).schedule.get_last_lr()[0]
+                self.log.append(
+                    {"phase": name, "round": at.round, "step": at.t, "seconds": round(seconds, 4), "lr": rate}
+                    | {"losses": losses}
+                )
+                bar.advance("  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
+                at = replace(at, t=at.t + 1)
+                self._save_if_due(at, method)
+        return at
+
+    def _step(self, method: Method, batch: Batch, t: int, clip: float | None) -> dict[str, float]:
+        """One optimiser step of every player; the losses, averaged over processes."""
+        self._seed(t, Stream.ENGINE)
+        optimizers = method.optimizers()
+        for entry in optimizers.values():
+            entry.optimizer.zero_grad()
+        logged: Losses = {}
+        for losses in method.step(batch, t):
+            self._check_losses(losses, batch, t)
+            self.fabric.backward(torch.stack(list(losses.values())).sum())
+            logged |= {name: loss.detach() for name, loss in losses.items()}
+        for name, player in method.players().items():
+            self._check_gradient(name, player, batch, t, clip)
+        for entry in optimizers.values():
+            entry.optimizer.step()
+            entry.schedule.step()
+        method.end_step(t)
+        if not logged:
+            return {}
+        means = sum_over_processes(torch.stack(list(logged.values()))) / self.fabric.world_size
+        return dict(zip(logged, [round(value, 6) for value in means.tolist()]))
+
+    # --- guards ------------------------------------------------------------------------------------------------
+
+    def _check_losses(self, losses: Losses, batch: Batch, t: int) -> None:
+        wrong = {name: float(loss) for name, loss in losses.items() if not bool(torch.isfinite(loss))}
+        if wrong:
+            found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
+            raise TrainingError(f"step {t}: loss {found}; expected a finite number. {self._way_back(batch)}")
+
+    def _check_gradient(self, name: str, player: nn.Module, batch: Batch, t: int, clip: float | None) -> None:
+        gradients = [p.grad for p in player.parameters() if p.grad is not None]
+        if not gradients:
+            return
+        limit = float("inf") if clip is None else clip
+        norm = nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(norm)):
+            raise TrainingError(
+                f"step {t}: the gradient of {name} has norm {float(norm)}; expected a finite number. "
+                f"{self._way_back(batch)}"
+            )
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(player.parameters(), limit, norm)
+
+    def _way_back(self, batch: Batch) -> str:
+        images = ", ".join((*batch.source.name, *batch.target.name))
+        path, _ = checkpoint.latest(self.folder / "checkpoints")
+        return f"Images: {images}. Last good checkpoint: {path}. Lower the learning rate, or clip the gradient"
+
+    def _seed(self, t: int, stream: Stream) -> None:
+        """Whatever a layer draws at step t (dropout) is a function of (seed, t, process), not of what came before."""
+        keys = (t, self.fabric.global_rank)
+        torch.manual_seed(int(generator(self.settings.seed, stream, 3, *keys).integers(2**63)))
+
+    # --- data --------------------------------------------------------------------------------------------------
+
+    def _store(self, name: str, n: int, data: Domains) -> PseudoLabels:
+        parent = self.folder if name == "adaptation" else self.folder / name
+        return PseudoLabels(parent / f"round-{n}", len(data.source.space), sum_over_processes)
+
+    def _batches(self, phase: Phase, data: Domains, store: PseudoLabels, first: int, last: int) -> DataLoader[Batch]:
+        source = target = None
+        if "source" in phase.method.domains:
+            label: LabelOf | None = data.source.label
+            source = self._feed(phase, data, phase.source_view, Stream.SOURCE, label)
+        if "target" in phase.method.domains:
+            label = target_labels(data.target, store)
+            target = self._feed(phase, data, phase.target_view, Stream.TARGET, label)
+        steps = Steps(source, target, first, last, self.fabric.global_rank, self.fabric.world_size)
+        # The loader draws a seed for its workers: from a generator of its own, not from the global one.
+        own = torch.Generator().manual_seed(self.settings.seed)
+        return DataLoader(steps, batch_size=None, num_workers=self.settings.workers, generator=own)
+
+    def _feed(self, phase: Phase, data: Domains, view: View, stream: Stream, label: LabelOf | None) -> Feed:
+        images = data.source if stream is Stream.SOURCE else data.target
+        return Feed(images, label, view, data.short_side, phase.batch, stream, self.settings.seed)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        device = self.fabric.device
+        return Batch(*(i._replace(image=i.image.to(device), label=i.label.to(device)) for i in batch))
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save_if_due(self, at: Position, method: Method) -> None:
+        settings = self.settings
+        due = self._signal is not None
+        if settings.checkpoint_steps is not None:
+            due = due or at.t % settings.checkpoint_steps == 0
+        elif settings.checkpoint_share > 0:
+            due = due or time.monotonic() - self._saved_at > self._save_seconds / settings.checkpoint_share
+        if due:
+            self._save(at, method)
+        if self._signal is not None:
+            text = f"stopped by {self._signal} after step {at.t - 1}; go on with: segshift resume {self.folder}"
+            raise StoppedError(text)
+
+    def _save(self, at: Position, method: Method) -> None:
+        """Write the checkpoint of position `at`: everything the rest of the run depends on."""
+        if not self.fabric.is_global_zero:
+            return
+        started = time.monotonic()
+        checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), snapshot(method, at))
+        checkpoint.prune(self.folder / "checkpoints", self.settings.keep)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM finish the current step, save, and end the run. A group of processes is its launcher's."""
+        if self.fabric.world_size > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def remember(number: int, _: object) -> None:
+            self._signal = signal.Signals(number).name
+
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def target_labels(target: Unlabelled | OracleTarget, store: PseudoLabels) -> LabelOf | None:
+    """Where target labels come from: the truth for the oracle, else the round's pseudo-labels, else nowhere."""
+    if isinstance(target, OracleTarget):
+        return target.label
+    if not store.finished:
+        return None
+    memory, names = Memory(), target.names
+    return lambda index: memory.get("pseudo-label", index, lambda i: store.read(names[i]))

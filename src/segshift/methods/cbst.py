@@ -1,0 +1,159 @@
+"""Self-training (ST) and class-balanced self-training (CBST).
+
+Zou, Yu, Kumar, Wang: Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced
+Self-Training, ECCV 2018. Equations and algorithms are numbered as there.
+
+Two readings of the print, each at most one order statistic from it: the rank is n = floor(p·N) where the
+text says round(p·N), and a label is kept where p_c/θ_c >= 1 where Eq. 5 and 8 print > 1. So at least n
+pixels of each class are kept, the n-th among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from segshift.errors import ConfigError
+from segshift.parts.augment import ColourAugmentation
+from segshift.parts.batch_norm import Policy
+from segshift.parts.confidence import confidences, strided
+from segshift.parts.optimizers import Optimizer
+from segshift.parts.order_statistics import nth_largest, portion_of
+from segshift.parts.single_network import SingleNetwork
+from segshift.types import IGNORE, Batch, LabelStore, Losses, MethodConfig, Predictions, Scan
+
+NOTHING = 1.0
+"""θ where no pixel is selected: only a probability of exactly 1 would pass."""
+
+
+def class_thresholds(scan: Predictions, portion: float, num_classes: int, stride: int = 1) -> Float[Tensor, " k"]:
+    """Algorithm 2: θ_c = exp(-k_c), the floor(p·N_c)-th largest confidence of the N_c pixels predicted as c.
+
+    1.0 for a class of which nothing is selected (floor(p·N_c) = 0: rare, or never predicted). With a stride,
+    N_c counts every stride-th pixel of a class in each image, in raster order, from its first. float32.
+    """
+    _check(portion, stride)
+    read = partial(_selected, scan, stride, num_classes)
+    return nth_largest(read, num_classes, partial(portion_of, portion), getattr(scan, "merge", None), NOTHING)
+
+
+def global_threshold(scan: Predictions, portion: float, stride: int = 1) -> float:
+    """Algorithm 1: θ = exp(-k), the floor(p·N)-th largest confidence of all N pixels of the target set.
+
+    1.0 where floor(p·N) = 0. The stride picks pixels per image and class, as for `class_thresholds`.
+    """
+    _check(portion, stride)
+    read = partial(_selected, scan, stride, None)
+    return float(nth_largest(read, 1, partial(portion_of, portion), getattr(scan, "merge", None), NOTHING))
+
+
+def pseudo_labels(prob: Float[Tensor, "k h w"], thresholds: Float[Tensor, " k"]) -> Int64[Tensor, "h w"]:
+    """Eq. 8: argmax_c p_c/θ_c where that ratio is at least 1, IGNORE elsewhere. int64.
+
+    With equal thresholds this is Eq. 5. Raises ConfigError where a threshold is not above 0.
+    """
+    if thresholds.shape != prob.shape[:1]:
+        raise ConfigError(f"thresholds: {tuple(thresholds.shape)} for probabilities of {prob.shape[0]} classes")
+    if not bool((thresholds > 0).all()):
+        raise ConfigError(f"thresholds: {thresholds.tolist()}; expected numbers above 0 (1.0 selects nothing)")
+    ratio, label = (prob / thresholds.to(prob)[:, None, None]).max(0)
+    return torch.where(ratio >= 1, label, IGNORE)
+
+
+def portion_schedule(n: int, initial: float = 0.2, step: float = 0.05, limit: float = 0.5) -> float:
+    """§4.3: the portion p of round 1, 2, ...: 20 %, 5 % more each round, 50 % at most."""
+    if n < 1:
+        raise ConfigError(f"round: {n}; rounds are counted from 1")
+    # Rounded to the decimal one reads: .2 + 2 · .05 is .30000000000000004.
+    return round(min(limit, initial + step * (n - 1)), 10)
+
+
+def _selected(scan: Predictions, stride: int, num_classes: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Confidences and their classes, image by image; without `num_classes`, all in group 0."""
+    for name, confidence, label in confidences(scan):
+        if num_classes is not None and label.numel() and int(label.max()) >= num_classes:
+            raise ConfigError(f"num_classes: {num_classes}; but the prediction of {name} has class {int(label.max())}")
+        values, classes = confidence.flatten(), label.flatten()
+        if stride > 1:
+            at = strided(label, stride)
+            values, classes = values[at], classes[at]
+        yield values, classes if num_classes is not None else torch.zeros_like(classes)
+
+
+def _check(portion: Any, stride: Any) -> None:
+    """The ranges of Algorithm 1 and 2's arguments."""
+    if not 0 < portion <= 1:
+        raise ConfigError(f"portion: {portion}; expected a share of the pixels above 0, at most 1 (the paper: 0.2)")
+    if not isinstance(stride, int) or stride < 1:
+        raise ConfigError(f"stride: {stride!r}; expected a whole number from 1 (every stride-th pixel of a class)")
+
+
+@dataclass(frozen=True)
+class CBSTConfig(MethodConfig):
+    """Self-training: which pixels become labels each round, and how the network learns from them."""
+
+    selection: Literal["class_balanced", "global"] = "class_balanced"
+    """class_balanced: CBST, a threshold a class (Algorithm 2). global: ST, one for all (Algorithm 1)."""
+    portion: float = 0.2
+    """Share of the pixels that become labels in round 1."""
+    portion_step: float = 0.05
+    portion_limit: float = 0.5
+    stride: int = 1
+    """Rank every stride-th pixel of a class; the released code ranks every 4th."""
+    batch_norm: Policy = "frozen"
+    augment: ColourAugmentation | None = field(default_factory=ColourAugmentation)
+    """Strong colours on the target view: keeps the network from confirming its own labels. None: as published."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        _check(self.portion, self.stride)
+        if self.portion_step < 0 or not self.portion <= self.portion_limit <= 1:
+            raise ConfigError(
+                f"portion = {self.portion}, portion_step = {self.portion_step}, portion_limit = {self.portion_limit}; "
+                "expected a step of at least 0, and portion <= portion_limit <= 1"
+            )
+
+    def build(self, model: nn.Module, steps: int, seed: int) -> CBST:
+        return CBST(model, self, steps, seed)
+
+
+class CBST(SingleNetwork):
+    """Alternates (a) pseudo-labels for fixed weights, Eq. 4 or 7, and (b) training on them, Eq. 3 or 6."""
+
+    def __init__(self, model: nn.Module, config: CBSTConfig, steps: int, seed: int) -> None:
+        super().__init__(model, config.optimizer, steps, seed)
+        self.config = config
+        self.num_classes = int(getattr(model, "num_classes"))  # noqa: B009
+        self.thresholds: list[float] = []
+
+    def begin_round(self, n: int, scan: Scan, source: Any, store: LabelStore) -> None:
+        """Step (a): thresholds from the ranked confidences, then a label for each confident pixel."""
+        config = self.config
+        portion = portion_schedule(n, config.portion, config.portion_step, config.portion_limit)
+        if config.selection == "class_balanced":
+            theta = class_thresholds(scan, portion, self.num_classes, config.stride)
+        else:
+            theta = torch.full((self.num_classes,), global_threshold(scan, portion, config.stride))
+        for prediction in scan:
+            predicted = torch.bincount(prediction.prob.argmax(0).flatten(), minlength=self.num_classes)
+            store.write(prediction.name, pseudo_labels(prediction.prob, theta), predicted)
+        self.thresholds = theta.tolist()
+        store.finish({"theta": self.thresholds})
+
+    def step(self, batch: Batch, t: int) -> Iterator[Losses]:
+        """Step (b): source labels and pseudo-labels, each term the mean over its labelled pixels."""
+        policy = self.config.batch_norm
+        yield {"source": self.segmentation_loss(batch.source, "source", t, policy, None)}
+        yield {"target": self.segmentation_loss(batch.target, "target", t, policy, self.config.augment)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"thresholds": self.thresholds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.thresholds = list(state["thresholds"])

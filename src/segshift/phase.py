@@ -1,0 +1,85 @@
+"""What a training is told: a phase (which method, how long, on what views), and how the run is executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from segshift.data.transforms import View
+from segshift.errors import ConfigError
+from segshift.scan import Views
+from segshift.types import MethodConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training: a method, for some rounds of some steps."""
+
+    method: MethodConfig
+    rounds: int = 1
+    steps: int = 100
+    """Optimiser steps a round."""
+    batch: int = 4
+    """Images of each domain a step, over all processes."""
+    source_view: View = field(default_factory=View)
+    target_view: View = field(default_factory=View)
+    scan: Views = field(default_factory=Views)
+    """How target images are predicted at the start of a round."""
+    clip: float | None = None
+    """Largest norm of the gradient; None: not clipped."""
+    adabn_before: Literal["none", "source", "target"] = "none"
+    """Whose images BatchNorm statistics are estimated on before the first step (AdaBN)."""
+    adabn_after: Literal["none", "source", "target"] = "none"
+    """Likewise after the last step."""
+    adabn_batch: int = 8
+    """Images a batch in those estimates."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or min(self.steps, self.batch, self.adabn_batch) < 1:
+            raise ConfigError(
+                f"rounds = {self.rounds}, steps = {self.steps}, batch = {self.batch}, "
+                f"adabn_batch = {self.adabn_batch}; expected rounds >= 0 and the others >= 1"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip = {self.clip}; expected a norm above 0, or None")
+
+    @property
+    def length(self) -> int:
+        """Steps in all."""
+        return self.rounds * self.steps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is executed, whatever it trains."""
+
+    seed: int = 0
+    threads: int = 2
+    """CPU threads a process computes with. Part of the recipe: kernels differ in the last bit between counts."""
+    workers: int = 0
+    """Data-loading processes."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+    checkpoint_share: float = 0.02
+    """Write a checkpoint as often as costs at most this share of the time; 0: at each round's start only."""
+    checkpoint_steps: int | None = None
+    """Write one every so many steps instead."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "devices", "nodes", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
+        if self.seed < 0 or self.workers < 0 or not 0 <= self.checkpoint_share < 1:
+            raise ConfigError(
+                f"seed = {self.seed}, workers = {self.workers}, checkpoint_share = {self.checkpoint_share}; "
+                "expected seed >= 0, workers >= 0, 0 <= checkpoint_share < 1"
+            )
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ConfigError(
+                f"precision = {self.precision!r}; expected 32-true or bf16-mixed (under float16 loss scaling "
+                "two optimisers disturb each other, so 16-mixed is not offered)"
+            )

@@ -1,0 +1,75 @@
+"""What a person sees while it runs: bars with ETA and losses on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 20.0
+"""Seconds between lines where the output is no terminal."""
+
+
+class Bar:
+    """One task's progress; `advance` is cheap enough to call at each step."""
+
+    def __init__(self, console: Console, title: str, total: int, done: int, bars: Progress | None) -> None:
+        self._console, self._title, self._total, self._done = console, title, total, done
+        self._bars = bars
+        self._task = bars.add_task(title, total=total, completed=done, note="") if bars else None
+        self._started, self._first, self._printed = time.monotonic(), done, time.monotonic()
+
+    def advance(self, note: str = "") -> None:
+        self._done += 1
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=self._done, note=note)
+        elif time.monotonic() - self._printed > EVERY:
+            self._printed = time.monotonic()
+            rate = (self._printed - self._started) / (self._done - self._first)
+            left = (self._total - self._done) * rate
+            self._console.print(
+                f"{self._title}: {self._done}/{self._total}, {left:.0f} s left  {note}", highlight=False
+            )
+
+
+class Reporter:
+    """Progress and messages of one run. A process that is not the first is silent."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, stderr=False)
+
+    def say(self, text: str) -> None:
+        """One plain line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """A bar for `total` steps, of which `done` lie behind."""
+        if not self.console.is_terminal or self.console.quiet:
+            yield Bar(self.console, title, total, done, None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            yield Bar(self.console, title, total, done, bars)
+
+    def track(self, title: str):
+        """A `scan.Track`: shows a bar while an iterator of known length is used up."""
+
+        def tracked(items: Iterator[int], total: int) -> Iterator[int]:
+            with self.bar(title, total) as bar:
+                for item in items:
+                    yield item
+                    bar.advance()
+
+        return tracked

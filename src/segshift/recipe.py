@@ -1,0 +1,84 @@
+"""What a recipe is: network, data, warm-up, adaptation and how to run them, as one frozen value.
+
+It is written into `run.json` and read back from it: by names of fields, never by importing what a file says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import cattrs
+
+from segshift.data.open_data import DataConfig
+from segshift.errors import ConfigError
+from segshift.methods.cbst import CBSTConfig
+from segshift.methods.oracle import OracleConfig
+from segshift.methods.source_only import SourceOnlyConfig
+from segshift.models.network import Network, register
+from segshift.phase import Phase, Settings
+from segshift.scan import Views
+from segshift.types import MethodConfig
+
+METHODS: tuple[type[MethodConfig], ...] = (SourceOnlyConfig, CBSTConfig, OracleConfig)
+"""The methods a saved recipe may name."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named experiment: all that decides its result, the data aside."""
+
+    name: str
+    label: str
+    """The name of its row in a table."""
+    network: Network
+    warmup: Phase
+    """Trains the network that adaptation starts from."""
+    adaptation: Phase | None = None
+    """None: the warm-up is all there is."""
+    data: DataConfig = field(default_factory=DataConfig)
+    test: Views = field(default_factory=Views)
+    """Views averaged when the test images are scored."""
+    settings: Settings = field(default_factory=Settings)
+    warmup_label: str = "source-only"
+
+    def phases(self) -> tuple[tuple[str, Phase], ...]:
+        """Name and phase, in order."""
+        return (("warmup", self.warmup), *((("adaptation", self.adaptation),) if self.adaptation else ()))
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    kinds = {method.__name__: method for method in METHODS}
+
+    def structure_method(content: Any, _: object) -> MethodConfig:
+        fields = dict(content)
+        kind = fields.pop("kind", None)
+        if kind not in kinds:
+            raise ConfigError(f"method kind is {kind!r}; expected one of {', '.join(kinds)}")
+        return converter.structure(fields, kinds[kind])
+
+    def unstructure_method(method: MethodConfig) -> dict[str, Any]:
+        return {"kind": type(method).__name__, **converter.unstructure(method, type(method))}
+
+    converter.register_structure_hook_func(lambda t: t is MethodConfig, structure_method)
+    converter.register_unstructure_hook_func(lambda t: t is MethodConfig, unstructure_method)
+    register(converter)
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON values."""
+    return _CONVERTER.unstructure(recipe, Recipe)
+
+
+def from_dict(content: Any, origin: str) -> Recipe:
+    """The recipe that `to_dict` wrote. ConfigError, naming `origin`, where a field is unknown or has a wrong value."""
+    try:
+        return _CONVERTER.structure(content, Recipe)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        reasons = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
+        raise ConfigError(f"{origin}: the recipe cannot be read ({reasons}); it is from another version") from error

@@ -1,0 +1,199 @@
+"""Prediction over a data set: the network runs once over each image, its low-resolution logits are kept.
+
+What is kept is the network's own output in float16 (1.2 MB for 19 classes at 1024x2048 and stride 8, where the
+softmax at full size would be 159 MB), one map per flip or scale; it is upsampled when asked. Statistics called
+exact elsewhere are exact on these cached logits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from segshift.data.dataset import ImageDataset
+from segshift.data.transforms import resize_image, to_float, working_size
+from segshift.errors import ConfigError, RunError, TrainingError
+from segshift.models.segmenter import upsample
+from segshift.parts.confidence import top1
+from segshift.parts.processes import sum_over_processes
+from segshift.types import Prediction
+
+Track = Callable[[Iterator[int], int], Iterator[int]]
+"""Wraps an iterator of known length to show progress."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Over which versions of an image a prediction is averaged (test-time augmentation)."""
+
+    flip: bool = False
+    """Also look at the mirrored image."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes to look at, relative to the working size; CBST's multi-scale test is 0.5 0.75 1."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged at full size: softmaxes, or (released CBST, multi-scale test) logits."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or any(not 0 < s <= 8 for s in self.scales):
+            raise ConfigError(f"scales = {self.scales}; expected numbers above 0 and at most 8, such as 0.5 0.75 1")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without gradients and with every layer in its evaluation mode; each layer's own mode is restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def view_logits(
+    model: nn.Module, image: UInt8[Tensor, "3 h w"], short_side: int | None, views: Views
+) -> list[Float[Tensor, "k _ _"]]:
+    """The network's low-resolution logits of one image, one map per scale and flip (flips undone)."""
+    device = next(model.parameters()).device
+    height, width = working_size((image.shape[1], image.shape[2]), short_side)
+    maps = []
+    for scale in views.scales:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = to_float(resize_image(image, size))[None].to(device)
+        maps.append(model(pixels).logits[0])
+        if views.flip:
+            maps.append(model(pixels.flip(3)).logits[0].flip(2))
+    return maps
+
+
+def average_views(
+    maps: list[Float[Tensor, "k _ _"]], size: tuple[int, int], align_corners: bool, average: str
+) -> Float[Tensor, "k h w"]:
+    """Class probabilities at `size` (h, w): the mean over the maps of softmaxes, or the softmax of mean logits."""
+    total = None
+    for logits in maps:
+        full = upsample(logits[None].float(), size, align_corners)[0]
+        full = full.softmax(0) if average == "probabilities" else full
+        total = full if total is None else total.add_(full)
+    assert total is not None
+    if len(maps) > 1:
+        total.div_(len(maps))
+    return total if average == "probabilities" else total.softmax(0)
+
+
+class LogitScan:
+    """A `types.Scan` over the images rank, rank + world, ... of a data set, in name order.
+
+    The network runs at the first use, so a method that never looks costs nothing. The files are a cache of this
+    object's life: they are removed by `close` and never read by another run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: ImageDataset,
+        folder: Path,
+        short_side: int | None,
+        views: Views | None = None,
+        rank: int = 0,
+        world: int = 1,
+        track: Track | None = None,
+    ) -> None:
+        self.model, self.dataset, self.folder = model, dataset, folder / f"process-{rank}"
+        self.short_side, self.views = short_side, views or Views()
+        self.indices = range(rank, len(dataset.names), world)
+        self.track: Track = track or (lambda items, _: items)
+        self._sizes: dict[int, tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for index, maps, size in self._maps():
+            prob = average_views(maps, size, self._align_corners, self.views.average)
+            yield Prediction(self.dataset.names[index], prob)
+
+    def confidences(self) -> Iterator[tuple[str, Float[Tensor, "h w"], Int[Tensor, "h w"]]]:
+        """(name, largest probability, its class) of each image: what ranking needs, without the softmax map."""
+        for index, maps, size in self._maps():
+            if len(maps) == 1:
+                confidence, label = top1(maps[0], size, self._align_corners)
+            else:
+                confidence, label = average_views(maps, size, self._align_corners, self.views.average).max(0)
+            yield self.dataset.names[index], confidence, label
+
+    def merge(self, partial: Tensor) -> Tensor:
+        """The sum over processes, in rank order."""
+        return sum_over_processes(partial)
+
+    def close(self) -> None:
+        """Remove the cached logits."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another process's logits are still there
+            self.folder.parent.rmdir()
+        self._sizes = None
+
+    @property
+    def _align_corners(self) -> bool:
+        return bool(self.model.align_corners)
+
+    def _maps(self) -> Iterator[tuple[int, list[Tensor], tuple[int, int]]]:
+        """(index, cached low-resolution logits, working size) of each image."""
+        if self._sizes is None:
+            self._sizes = self._record()
+        count = len(self.views.scales) * (2 if self.views.flip else 1)
+        for index in self.indices:
+            files = [self.folder / f"{index:08d}-{view}.npy" for view in range(count)]
+            yield index, [torch.from_numpy(np.load(file)) for file in files], self._sizes[index]
+
+    def _record(self) -> dict[int, tuple[int, int]]:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        sizes = {}
+        try:
+            self.folder.mkdir(parents=True)
+            with evaluating(self.model):
+                for index in self.track(iter(self.indices), len(self.indices)):
+                    image = self.dataset.image(index)
+                    sizes[index] = working_size((image.shape[1], image.shape[2]), self.short_side)
+                    for view, logits in enumerate(view_logits(self.model, image, self.short_side, self.views)):
+                        half = to_half(logits, self.dataset.names[index])
+                        np.save(self.folder / f"{index:08d}-{view}.npy", half)
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: cannot keep the predictions ({error}); free disk space and resume"
+            ) from error
+        return sizes
+
+
+def to_half(logits: Float[Tensor, "k h w"], name: str) -> np.ndarray:
+    """float16 numpy array; a logit that float16 cannot hold is an error naming the image."""
+    half = logits.detach().float().cpu().to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        largest = float(logits.abs().max())
+        raise TrainingError(
+            f"image {name}: largest logit {largest:g}; expected finite numbers below 65504. The network has diverged: "
+            "go back to an earlier checkpoint, or lower the learning rate"
+        )
+    return half.numpy()
+
+
+def predict_label(
+    model: nn.Module, image: UInt8[Tensor, "3 h w"], size: tuple[int, int], short_side: int | None, views: Views
+) -> UInt8[Tensor, "height width"]:
+    """The class of each pixel at `size` (height, width). The model is expected in evaluation mode."""
+    maps = view_logits(model, image, short_side, views)
+    align = bool(model.align_corners)
+    # The largest logit is the largest probability: one view needs no softmax.
+    single = len(maps) == 1
+    scores = upsample(maps[0][None], size, align)[0] if single else average_views(maps, size, align, views.average)
+    return scores.argmax(0).to(torch.uint8).cpu()

@@ -1,0 +1,54 @@
+"""The state of a training between two steps: what a checkpoint holds, and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segshift.types import Method
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: phase index, round of it (0: none begun), next step t of the whole run."""
+
+    phase: int = 0
+    round: int = 0
+    t: int = 0
+    first: int = 0
+    """The step at which the phase began."""
+
+
+def snapshot(method: Method, at: Position) -> dict[str, Any]:
+    """All state of a phase: networks, optimisers, schedules, the method's own, counters, random numbers."""
+    optimizers = method.optimizers()
+    return {
+        "position": asdict(at),
+        "players": {name: player.state_dict() for name, player in method.players().items()},
+        "optimizers": {name: entry.optimizer.state_dict() for name, entry in optimizers.items()},
+        "schedules": {name: _plain(entry.schedule.state_dict()) for name, entry in optimizers.items()},
+        "method": method.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+
+
+def restore(method: Method, state: Mapping[str, Any]) -> None:
+    """Put a snapshot back."""
+    for name, player in method.players().items():
+        player.load_state_dict(state["players"][name])
+    for name, entry in method.optimizers().items():
+        entry.optimizer.load_state_dict(state["optimizers"][name])
+        entry.schedule.load_state_dict(state["schedules"][name])
+    method.load_state_dict(state["method"])
+    torch.set_rng_state(state["random"])
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule's state without what is no data (it may refer to its optimiser or to functions)."""
+    return {
+        k: v for k, v in state.items() if isinstance(v, (int, float, str, bool, list, tuple, dict, Tensor, type(None)))
+    }

@@ -1,0 +1,179 @@
+"""Label spaces: names, ids, colours, the subsets over which a mean IoU is taken, and maps between id systems.
+
+Facts about data sets are theirs: Cityscapes ids and colours from its published label table, CamVid 11 as
+in the SegNet release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from segshift.errors import DataError
+
+IGNORE = 255
+MAX_CLASSES = 255
+"""Labels are 8-bit images, and 255 is taken."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Classes 0 .. k-1 in order; 255 is ignored.
+
+    `subsets` maps a name to class ids: "mIoU over 16 classes" is never ambiguous, it is a named subset.
+    The subset "all" always exists.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    subsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise DataError(f"label space {self.name}: {len(self.classes)} classes; expected 1 to {MAX_CLASSES}")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise DataError(f"label space {self.name}: class names used twice: {', '.join(twice)}")
+        if len(self.colors) != len(self.classes):
+            raise DataError(f"label space {self.name}: {len(self.colors)} colours for {len(self.classes)} classes")
+        for subset, ids in self.subsets.items():
+            if not ids or any(not 0 <= i < len(self.classes) for i in ids):
+                raise DataError(f"label space {self.name}: subset {subset} = {ids}; expected ids 0 to {len(self) - 1}")
+        object.__setattr__(self, "subsets", {"all": tuple(range(len(self.classes))), **self.subsets})
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def palette(self) -> np.ndarray:
+        """(256, 3) uint8: a colour for each id; black where there is no class, and for 255."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self)] = self.colors
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of `classes.yaml`; `from_dict` reads it back."""
+        rows = [{"id": i, "name": n, "color": list(c)} for i, (n, c) in enumerate(zip(self.classes, self.colors))]
+        subsets = {name: list(ids) for name, ids in self.subsets.items() if name != "all"}
+        return {"name": self.name, "ignore": IGNORE, "classes": rows, "subsets": subsets}
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours for classes that come without one (the PASCAL VOC bit-interleaving scheme, from id 1)."""
+    colors = []
+    for label in range(1, count + 1):
+        rgb = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                rgb[channel] |= ((label >> (3 * bit + channel)) & 1) << (7 - bit)
+        colors.append((rgb[0], rgb[1], rgb[2]))
+    return tuple(colors)
+
+
+def unnamed(count: int) -> LabelSpace:
+    """class_0 .. class_{count-1}: the label space of a source without `classes.yaml`."""
+    return LabelSpace("unnamed", tuple(f"class_{i}" for i in range(count)), distinct_colors(count))
+
+
+def from_dict(content: Any, origin: str) -> tuple[LabelSpace, int]:
+    """A label space and its ignore id from the content of a `classes.yaml`.
+
+    Errors name `origin` and the entry: ids must be 0 .. k-1 (any order), names distinct, colours three
+    numbers 0 to 255 (optional).
+    """
+    where = f"{origin}: "
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list) or not content["classes"]:
+        raise DataError(
+            f"{where}expected a mapping with a list `classes` of {{id, name, color}}; found {content!r:.80}"
+        )
+    ignore = content.get("ignore", IGNORE)
+    if not isinstance(ignore, int) or isinstance(ignore, bool) or not 0 <= ignore <= 255:
+        raise DataError(f"{where}ignore is {ignore!r}; expected a number from 0 to 255")
+    rows: dict[int, tuple[str, Any]] = {}
+    for entry in content["classes"]:
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or "name" not in entry:
+            raise DataError(f"{where}class entry {entry!r}; expected {{id: 0, name: road, color: [128, 64, 128]}}")
+        if entry["id"] in rows:
+            raise DataError(f"{where}id {entry['id']} is given twice")
+        rows[entry["id"]] = (str(entry["name"]), entry.get("color"))
+    if sorted(rows) != list(range(len(rows))):
+        raise DataError(f"{where}ids are {sorted(rows)}; expected 0 to {len(rows) - 1} without a gap")
+    colors = []
+    for i, spare in enumerate(distinct_colors(len(rows))):
+        color = rows[i][1] if rows[i][1] is not None else spare
+        is_rgb = isinstance(color, (list, tuple)) and len(color) == 3
+        if not is_rgb or any(type(v) is not int or not 0 <= v <= 255 for v in color):
+            raise DataError(f"{where}colour of {rows[i][0]} is {color!r}; expected three numbers from 0 to 255")
+        colors.append(tuple(color))
+    subsets = content.get("subsets") or {}
+    if not isinstance(subsets, dict) or not all(isinstance(ids, list) for ids in subsets.values()):
+        raise DataError(f"{where}subsets is {subsets!r}; expected names with lists of ids")
+    space = LabelSpace(
+        str(content.get("name", Path(origin).parent.name or "classes")),
+        tuple(rows[i][0] for i in range(len(rows))),
+        tuple(colors),
+        {str(name): tuple(ids) for name, ids in subsets.items()},
+    )
+    return space, ignore
+
+
+def read_classes(path: Path) -> tuple[LabelSpace, int]:
+    """Read a `classes.yaml`: (label space, the file's id for ignored pixels)."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
+    return from_dict(content, str(path))
+
+
+def id_table(mapping: Mapping[int, int]) -> np.ndarray:
+    """(256,) uint8 look-up table from file ids to train ids; ids not named become 255."""
+    table = np.full(256, IGNORE, np.uint8)
+    for file_id, train_id in mapping.items():
+        table[file_id] = train_id
+    return table
+
+
+def subset_ids(space: LabelSpace, names: Sequence[str]) -> tuple[int, ...]:
+    """Ids of class names; a name that does not exist is an error."""
+    missing = [n for n in names if n not in space.classes]
+    if missing:
+        raise DataError(f"classes {missing} are not in {space.name}; expected some of {', '.join(space.classes)}")
+    return tuple(space.classes.index(n) for n in names)
+
+
+_CITYSCAPES = (
+    ("road", (128, 64, 128)), ("sidewalk", (244, 35, 232)), ("building", (70, 70, 70)), ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)), ("pole", (153, 153, 153)), ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)), ("vegetation", (107, 142, 35)), ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)), ("person", (220, 20, 60)), ("rider", (255, 0, 0)), ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)), ("bus", (0, 60, 100)), ("train", (0, 80, 100)), ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)  # fmt: skip
+
+CITYSCAPES = LabelSpace(
+    "cityscapes",
+    tuple(name for name, _ in _CITYSCAPES),
+    tuple(color for _, color in _CITYSCAPES),
+    {
+        # The classes SYNTHIA shares with Cityscapes, and the 13 that most papers also report.
+        "synthia16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+        "synthia13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    },
+)
+"""The 19 train ids of Cityscapes."""
+
+CAMVID = LabelSpace(
+    "camvid",
+    ("sky", "building", "pole", "road", "sidewalk", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+    (
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+)  # fmt: skip
+"""The 11 classes of CamVid as SegNet groups them."""

@@ -1,0 +1,186 @@
+"""The store of a round: what is written is read back, counted once over all processes, and never half there."""
+
+import json
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+
+from segshift import types
+from segshift.data.pseudo_labels import PseudoLabels
+from segshift.errors import RunError, TrainingError
+
+K = 4
+IDS = st.sampled_from([0, 1, 2, 3, 255])
+LABELS = st.lists(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=IDS), max_size=4)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return PseudoLabels(tmp_path / "round-3", K)
+
+
+@given(LABELS, st.sampled_from([torch.uint8, torch.int64]))
+@settings(deadline=None, max_examples=30)
+def test_round_trip_and_counts(labels, dtype):
+    with tempfile.TemporaryDirectory() as folder:
+        store = PseudoLabels(Path(folder) / "round-1", K)
+        for i, label in enumerate(labels):
+            store.write(f"town/{i}", torch.from_numpy(label).to(dtype))
+        store.finish({})
+        for i, label in enumerate(labels):
+            again = store.read(f"town/{i}")
+            assert again.dtype == torch.uint8
+            assert torch.equal(again, torch.from_numpy(label))
+        statistics = store.statistics()
+    everything = np.concatenate([label.reshape(-1) for label in labels]) if labels else np.zeros(0, np.uint8)
+    assert statistics["pixels"] == everything.size
+    assert statistics["kept_per_class"] == np.bincount(everything, minlength=256)[:K].tolist()
+    assert statistics["kept"] == (everything != 255).sum()
+    assert statistics["coverage"] == pytest.approx(statistics["kept"] / max(everything.size, 1))
+    assert statistics["images"] == len(labels)
+
+
+def test_statistics_file_is_as_agreed(store):
+    writer: types.LabelStore = store
+    label = torch.tensor([[0, 1, 255], [1, 1, 3]])
+    writer.write("a", label)
+    store.write("b", label, predicted=torch.tensor([1, 2, 3, 0]))
+    store.finish({"theta": torch.tensor([0.5, 0.25, 1.0, 1.0])})
+    assert json.loads((store.folder / "statistics.json").read_text()) == {
+        "round": 3,
+        "images": 2,
+        "pixels": 12,
+        "kept": 10,
+        "coverage": 10 / 12,
+        "kept_per_class": [2, 6, 0, 2],
+        "predicted": [1, 2, 3, 0],
+        "thresholds": {"theta": [0.5, 0.25, 1.0, 1.0]},
+    }
+    assert (store.folder / "pseudo-labels" / "a.png").is_file()
+    assert not list(store.folder.rglob("*.tmp"))
+
+
+def test_predictions_not_given_are_not_counted_as_zero(store):
+    store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
+    store.finish({})
+    assert store.statistics()["predicted"] is None
+
+
+def test_two_processes_say_what_one_says(tmp_path):
+    """Each image is counted once, and both write the same statistics (threads stand for processes)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, K, (5, 3, 3), generator=generator)
+    counts = torch.randint(0, 9, (5, K), generator=generator)
+    whole = PseudoLabels(tmp_path / "one" / "round-1", K)
+    for i in range(5):
+        whole.write(str(i), labels[i], counts[i])
+    whole.finish({"theta": [0.5]})
+
+    parts: list[torch.Tensor] = []
+    all_there = threading.Barrier(2)
+
+    def merge(partial: torch.Tensor) -> torch.Tensor:
+        parts.append(partial)
+        all_there.wait(timeout=20)
+        return parts[0] + parts[1]
+
+    def process(rank: int) -> str:
+        store = PseudoLabels(tmp_path / "two" / "round-1", K, merge)
+        for i in range(rank, 5, 2):
+            store.write(str(i), labels[i], counts[i])
+        store.finish({"theta": [0.5]})
+        return (store.folder / "statistics.json").read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(process, range(2)))
+    assert all(partial.dtype == torch.int64 for partial in parts)
+    assert texts == [(whole.folder / "statistics.json").read_text()] * 2
+    assert torch.equal(PseudoLabels(tmp_path / "two" / "round-1", K).read("4"), labels[4].to(torch.uint8))
+
+
+def test_an_unfinished_round_is_known_as_such(store):
+    assert not store.finished
+    store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
+    assert not store.finished
+    with pytest.raises(RunError, match=r"statistics\.json: does not exist: round 3 was not finished.*start of round 3"):
+        store.statistics()
+    store.finish({})
+    assert store.finished
+    # A process that comes later reads it without writing.
+    again = PseudoLabels(store.folder, K)
+    assert again.finished
+    assert again.read("a").shape == (2, 2)
+
+
+def test_writing_again_opens_the_round_and_counts_afresh(store):
+    for value in (0, 1):
+        store.write("a", torch.full((2, 2), value))
+        assert not store.finished
+        store.finish({})
+    assert store.statistics()["kept_per_class"] == [0, 4, 0, 0]
+    assert store.statistics()["images"] == 1
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "does not exist"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-20]), "cannot be read as a label"),
+        (damage, "cannot be read as a label"),
+        (lambda path: Image.new("RGB", (2, 2)).save(path), "RGB colours"),
+        (lambda path: Image.new("L", (2, 2), 9).save(path), r"holds ids \[9\]"),
+    ],
+)
+def test_a_lost_or_damaged_label_is_named_with_the_cure(store, spoil, message):
+    store.write("town/a", torch.tensor([[0, 1], [2, 255]]))
+    spoil(store.path("town/a"))
+    with pytest.raises(RunError, match=rf"town/a\.png.*{message}.*[Rr]esume the run from the start of round 3"):
+        store.read("town/a")
+
+
+def test_damaged_statistics(store):
+    store.finish({})
+    (store.folder / "statistics.json").write_text('{"round": 3')
+    with pytest.raises(RunError, match=r"statistics\.json: cannot be read"):
+        store.statistics()
+
+
+def test_wrong_labels_are_refused(store):
+    store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="written twice"):
+        store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"holds ids \[4, 254\]; expected 0 to 3, or 255"):
+        store.write("b", torch.tensor([[4, 254], [0, 255]]))
+    with pytest.raises(ValueError, match=r"holds ids \[-1, 300\]"):
+        store.write("b", torch.tensor([[300, -1]]))
+    assert not store.path("b").exists()
+
+
+def test_thresholds_are_finite(store):
+    with pytest.raises(TrainingError, match=r"thresholds theta are \{1: nan\}"):
+        store.finish({"theta": [0.5, float("nan")]})
+    assert not store.finished
+
+
+def test_a_disk_that_refuses_is_named(tmp_path):
+    (tmp_path / "round-1").write_text("a file where the folder should be")
+    with pytest.raises(RunError, match=r"round-1/pseudo-labels/a\.png: cannot be written"):
+        PseudoLabels(tmp_path / "round-1", K).write("a", torch.zeros(1, 1, dtype=torch.uint8))
+    with pytest.raises(RunError, match="expected a name such as round-1"):
+        PseudoLabels(tmp_path / "first", K)
