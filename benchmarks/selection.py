@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="default 20; with --growth 1000")
     parser.add_argument("--height", type=int, help="default 512; with --growth 256")
     parser.add_argument("--width", type=int, help="default 1024; with --growth 512")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on both sides")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, on both sides")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side; the median counts")
     parser.add_argument("--side", choices=["ours", "textbook"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -42,6 +42,7 @@ def test_overlay_ends():
     assert np.array_equal(full[LABEL != 255], colorize(LABEL, CAMVID)[LABEL != 255])
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 def test_overlay_says_what_does_not_fit():
     image = np.zeros((2, 3, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"label has size \(1, 3\), image \(2, 3\)"):

@@ -163,6 +163,7 @@ def test_no_image_is_an_error():
         ({"space": {}}, r"final\.json: expected a mapping"),
     ],
 )
+@pytest.mark.usefixtures("wrong_shapes")
 def test_damaged_scores_name_their_file(change, message):
     with pytest.raises(DataError, match=message):
         Scores.from_dict({**scores(TRUTH, PREDICTED).to_dict(), **change}, "final.json")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from segshift import checkpoint
 from segshift import recipe as recipe_file
@@ -32,7 +33,7 @@ from segshift.errors import ConfigError, RunError
 from segshift.models.network import load_weights, save_model
 from segshift.models.segmenter import Segmenter
 from segshift.parts.processes import sum_over_processes
-from segshift.phase import Phase
+from segshift.phase import Phase, Settings
 from segshift.predict import save_panels, score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
@@ -58,11 +59,12 @@ def start(recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path
     the one that the whole recipe would give. `oracle`: a finished oracle run, shown beside this one in the report.
     Raises RunError where the folder already holds a run.
     """
-    if (folder / "run.json").exists():
-        raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
     if warmup is not None and recipe.adaptation is None:
         raise ConfigError(f"warmup = {warmup}: recipe {recipe.name} is a warm-up itself; leave the option out")
-    torch.set_num_threads(recipe.settings.threads)
+    fabric = launch(recipe.settings)
+    # The first process's answer counts: it writes run.json, and another may look later.
+    if fabric.broadcast((folder / "run.json").exists()):
+        raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
     data = open_all(recipe)
     info = {
         "name": recipe.name,
@@ -72,26 +74,25 @@ def start(recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path
         "command": shlex.join(["segshift", *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe_file.to_dict(recipe),
-        "warmup_from": None if warmup is None else str(warmup),
-        "oracle": None if oracle is None else str(oracle),
+        "warmup_from": None if warmup is None else str(warmup.resolve()),
+        "oracle": None if oracle is None else str(oracle.resolve()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "threads": recipe.settings.threads,
+        "device": str(fabric.device.type),
         "processes": recipe.settings.devices * recipe.settings.nodes,
         "data": data.record,
         "space": data.domains.source.space.to_dict(),
     }
-    checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
-    return _Run(folder, recipe, data, info).to_the_end()
+    if fabric.is_global_zero:
+        checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
+    return _Run(folder, recipe, data, info, fabric).to_the_end()
 
 
 def resume(folder: Path) -> Path:
     """Go on with a run where its last good checkpoint is. A finished run is left as it is."""
-    try:
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); expected the folder of a run") from error
-    recipe = recipe_file.from_dict(info["recipe"], str(folder / "run.json"))
-    torch.set_num_threads(recipe.settings.threads)
+    info = _read_info(folder)
+    recipe = recipe_of(folder)
+    fabric = launch(recipe.settings)
     data = open_all(recipe)
     changed = [name for name, found in data.record.items() if info["data"].get(name) != found]
     if changed:
@@ -100,7 +101,40 @@ def resume(folder: Path) -> Path:
             f"{folder}: the {name} images have changed: {info['data'].get(name)} at first, {data.record[name]} now. "
             "Put the old ones back, or start a new run"
         )
-    return _Run(folder, recipe, data, info).to_the_end()
+    return _Run(folder, recipe, data, info, fabric).to_the_end()
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a run was started with."""
+    return recipe_file.from_dict(_read_info(folder).get("recipe"), str(folder / "run.json"))
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); expected the folder of a run") from error
+
+
+def launch(settings: Settings) -> Fabric:
+    """Start the processes of a run: each further one runs the same command, and comes by here too."""
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy="auto" if settings.devices * settings.nodes == 1 else "ddp",
+            precision=settings.precision,
+        )
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"accelerator = {settings.accelerator}, devices = {settings.devices}: {error} Expected what this machine "
+            "has; auto takes a GPU where there is one, else cpu"
+        ) from error
+    fabric.launch()
+    # After the launch, which sets a number of its own choice.
+    torch.set_num_threads(settings.threads)
+    return fabric
 
 
 def open_all(recipe: Recipe) -> Data:
@@ -129,19 +163,10 @@ def open_all(recipe: Recipe) -> Data:
 class _Run:
     """A run on its way: what its phases share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: Mapping[str, Any]) -> None:
-        self.folder, self.recipe, self.data, self.info = folder, recipe, data, info
-        settings = recipe.settings
-        self.fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy="auto" if settings.devices * settings.nodes == 1 else "ddp",
-            precision=settings.precision,
-        )
-        self.fabric.launch()
-        self.reporter = Reporter(quiet=not self.fabric.is_global_zero)
-        self.engine = Engine(folder, settings, self.fabric, self.reporter)
+    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: Mapping[str, Any], fabric: Fabric) -> None:
+        self.folder, self.recipe, self.data, self.info, self.fabric = folder, recipe, data, info, fabric
+        self.reporter = Reporter(quiet=not fabric.is_global_zero)
+        self.engine = Engine(folder, recipe.settings, fabric, self.reporter)
 
     def to_the_end(self) -> Path:
         """Train the phases that are left, score, save the model, write the report."""
@@ -151,7 +176,7 @@ class _Run:
         while at.phase < len(phases):
             name, phase = phases[at.phase]
             last = at.phase == len(phases) - 1
-            if at.round == 0 and state is None:
+            if at.round == 0:
                 self._adabn(phase.adabn_before, model, phase)
             at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None)
             self._adabn(phase.adabn_after, model, phase)
@@ -194,18 +219,20 @@ class _Run:
         self.reporter.say(f"estimating BatchNorm statistics on {domain} images (AdaBN)")
         domains = self.data.domains
         images = domains.source if domain == "source" else domains.target
-        estimate_batch_norm(model, images, domains.short_side, self.recipe.settings.seed, phase.adabn_batch)
+        seed, rank = self.recipe.settings.seed, self.fabric.global_rank
+        estimate_batch_norm(model, images, domains.short_side, seed, phase.adabn_batch, rank)
 
     def _finish_phase(self, model: Segmenter, at: Position, last: bool) -> None:
         """Score the model, then close the phase with a checkpoint that the next one (or the end) starts from."""
         self._evaluate(model, "final" if last else "warmup")
         if self.fabric.is_global_zero:
-            state = {"position": asdict(at), "players": {"model": model.state_dict()}}
-            checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), state)
-            checkpoint.prune(self.folder / "checkpoints", self.recipe.settings.keep)
             if last:
                 space, short_side = self.data.domains.source.space, self.recipe.data.short_side
                 save_model(self.folder / "model", self.recipe.network, model.state_dict(), space, short_side)
+            # Last: this checkpoint says that all of the phase is done.
+            state = {"position": asdict(at), "players": {"model": model.state_dict()}}
+            checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), state)
+            checkpoint.prune(self.folder / "checkpoints", self.recipe.settings.keep)
         self.fabric.barrier()
 
     def _evaluate(self, model: Segmenter, which: str) -> None:

@@ -105,7 +105,7 @@ def _adapt(words: Sequence[str]) -> int:
             raise ConfigError(f"adapt: expected a recipe before {words[0]}; such as: segshift adapt minicity/cbst")
         Console().print(
             "usage: segshift adapt RECIPE --source DIR --target DIR --out RUN \\[overrides]\n\n"
-            "`segshift recipes` lists the recipes; `segshift adapt RECIPE --help` prints every option with its default.",
+            "`segshift recipes` lists the recipes; `segshift adapt RECIPE --help` prints every option and its default.",
             highlight=False,
         )
         return 0
@@ -168,6 +168,8 @@ def _report(words: Sequence[str]) -> int:
     options = _parse(options_of.ReportOptions, words, "report")
     from segshift.report import write_report
 
+    if not options.runs:
+        raise ConfigError("report: expected at least one run folder, such as: segshift report runs/demo/cbst")
     out = options.out or options.runs[0] / "report.html"
     Console().print(f"report: {write_report(list(options.runs), out, options.oracle)}", highlight=False, soft_wrap=True)
     return 0
@@ -183,8 +185,11 @@ def _check(words: Sequence[str]) -> int:
 
 
 def _print_scores(runs: Sequence[Path], oracle: Path | None = None) -> None:
+    from segshift.parts.processes import is_first
     from segshift.report import score_table
 
+    if not is_first():
+        return
     Console().print(score_table(runs, oracle))
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from segshift import recipes
-from segshift.adapt import resume, start
+from segshift.adapt import recipe_of, resume, start
+from segshift.errors import ConfigError
 from segshift.progress import Reporter
 from segshift.report import score_table, write_report
 
@@ -34,8 +35,12 @@ def demo(out: Path, seed: int, threads: int) -> Path:
 def _run(row: str, out: Path, seed: int, threads: int, warmup: Path | None, reporter: Reporter) -> Path:
     folder = out / row
     reporter.say(f"--- {recipes.LABELS[row]}: {recipes.ROWS[row]}")
-    if (folder / "run.json").exists():
-        return resume(folder)
     recipe = recipes.find(f"minicity/{row}")
-    settings = replace(recipe.settings, seed=seed, threads=threads)
-    return start(replace(recipe, settings=settings), folder, warmup)
+    recipe = replace(recipe, settings=replace(recipe.settings, seed=seed, threads=threads))
+    if not (folder / "run.json").exists():
+        return start(recipe, folder, warmup)
+    if recipe_of(folder) != recipe:
+        raise ConfigError(
+            f"{folder}: holds a demo of another seed, number of threads or version; choose another --out, or delete it"
+        )
+    return resume(folder)

@@ -24,10 +24,10 @@ from segshift import checkpoint
 from segshift.data.cache import Memory
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator
+from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, unchanged
 from segshift.data.transforms import View
-from segshift.errors import StoppedError, TrainingError
-from segshift.parts.processes import sum_over_processes
+from segshift.errors import RunError, StoppedError, TrainingError
+from segshift.parts.processes import copy_from_first, sum_over_processes
 from segshift.phase import Phase, Settings
 from segshift.progress import Reporter
 from segshift.run_log import RunLog
@@ -71,20 +71,24 @@ class Engine:
             setattr(method, attribute, self.fabric.setup_module(player))
         if state is not None:
             restore(method, state)
+            self._require_labels(self._store(name, at.round, data), state)
         with self._signals():
             for n in range(max(at.round, 1), phase.rounds + 1):
                 store = self._store(name, n, data)
                 if at.round < n:
                     at = replace(at, round=n)
                     self._begin_round(phase, method, data, store, at)
-                    self._save(at, method)
+                    self._save(at, method, store.finished)
                 at = self._round(phase, name, method, data, store, at)
         return Position(at.phase + 1, 0, at.t, at.t)
 
     def _begin_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
         self._seed(at.t, Stream.TARGET)
+        # The network without its wrapper: processes look at different numbers of images, and a distributed module
+        # makes them meet at every forward.
+        player = method.players()["model"]
         scan = LogitScan(
-            method.players()["model"],
+            getattr(player, "module", player),
             data.target,
             self.folder / "scan",
             data.short_side,
@@ -109,17 +113,20 @@ class Engine:
         started = time.monotonic()
         with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
             for batch in batches:
+                rate = next(iter(method.optimizers().values())).schedule.get_last_lr()[0]
                 losses = self._step(method, self._to_device(batch), at.t, phase.clip)
                 seconds = time.monotonic() - started
                 started = time.monotonic()
-                rate = next(iter(method.optimizers().values())).schedule.get_last_lr()[0]
                 self.log.append(
                     {"phase": name, "round": at.round, "step": at.t, "seconds": round(seconds, 4), "lr": rate}
                     | {"losses": losses}
                 )
                 bar.advance("  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
                 at = replace(at, t=at.t + 1)
-                self._save_if_due(at, method)
+                self._save_if_due(at, method, store.finished)
+        # BatchNorm statistics have followed each process's own images; those of the first are in the checkpoints.
+        for player in method.players().values():
+            copy_from_first(player.buffers())
         return at
 
     def _step(self, method: Method, batch: Batch, t: int, clip: float | None) -> dict[str, float]:
@@ -144,10 +151,18 @@ class Engine:
         means = sum_over_processes(torch.stack(list(logged.values()))) / self.fabric.world_size
         return dict(zip(logged, [round(value, 6) for value in means.tolist()]))
 
+    def _require_labels(self, store: PseudoLabels, state: Mapping[str, Any]) -> None:
+        """A round begun with pseudo-labels is not gone on with without them: that would train another model."""
+        if state["labelled"] and not store.finished:
+            raise RunError(
+                f"{store.folder}: the statistics of the round's pseudo-labels are gone; expected those that the "
+                "checkpoint at hand was trained on. Put the folder back, or start the run again in another folder"
+            )
+
     # --- guards ------------------------------------------------------------------------------------------------
 
     def _check_losses(self, losses: Losses, batch: Batch, t: int) -> None:
-        wrong = {name: float(loss) for name, loss in losses.items() if not bool(torch.isfinite(loss))}
+        wrong = {name: loss.item() for name, loss in losses.items() if not bool(torch.isfinite(loss))}
         if wrong:
             found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
             raise TrainingError(f"step {t}: loss {found}; expected a finite number. {self._way_back(batch)}")
@@ -193,7 +208,9 @@ class Engine:
         steps = Steps(source, target, first, last, self.fabric.global_rank, self.fabric.world_size)
         # The loader draws a seed for its workers: from a generator of its own, not from the global one.
         own = torch.Generator().manual_seed(self.settings.seed)
-        return DataLoader(steps, batch_size=None, num_workers=self.settings.workers, generator=own)
+        return DataLoader(
+            steps, batch_size=None, num_workers=self.settings.workers, generator=own, collate_fn=unchanged
+        )
 
     def _feed(self, phase: Phase, data: Domains, view: View, stream: Stream, label: LabelOf | None) -> Feed:
         images = data.source if stream is Stream.SOURCE else data.target
@@ -205,7 +222,7 @@ class Engine:
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
-    def _save_if_due(self, at: Position, method: Method) -> None:
+    def _save_if_due(self, at: Position, method: Method, labelled: bool) -> None:
         settings = self.settings
         due = self._signal is not None
         if settings.checkpoint_steps is not None:
@@ -213,17 +230,17 @@ class Engine:
         elif settings.checkpoint_share > 0:
             due = due or time.monotonic() - self._saved_at > self._save_seconds / settings.checkpoint_share
         if due:
-            self._save(at, method)
+            self._save(at, method, labelled)
         if self._signal is not None:
             text = f"stopped by {self._signal} after step {at.t - 1}; go on with: segshift resume {self.folder}"
             raise StoppedError(text)
 
-    def _save(self, at: Position, method: Method) -> None:
+    def _save(self, at: Position, method: Method, labelled: bool) -> None:
         """Write the checkpoint of position `at`: everything the rest of the run depends on."""
         if not self.fabric.is_global_zero:
             return
         started = time.monotonic()
-        checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), snapshot(method, at))
+        checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), snapshot(method, at, labelled))
         checkpoint.prune(self.folder / "checkpoints", self.settings.keep)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started

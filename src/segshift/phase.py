@@ -42,6 +42,9 @@ class Phase:
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip = {self.clip}; expected a norm above 0, or None")
+        for name in ("adabn_before", "adabn_after"):
+            if getattr(self, name) not in ("none", "source", "target"):
+                raise ConfigError(f"{name} = {getattr(self, name)!r}; expected none, source or target")
 
     @property
     def length(self) -> int:
@@ -78,6 +81,8 @@ class Settings:
                 f"seed = {self.seed}, workers = {self.workers}, checkpoint_share = {self.checkpoint_share}; "
                 "expected seed >= 0, workers >= 0, 0 <= checkpoint_share < 1"
             )
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            raise ConfigError(f"checkpoint_steps = {self.checkpoint_steps}; expected at least 1, or None")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ConfigError(
                 f"precision = {self.precision!r}; expected 32-true or bf16-mixed (under float16 loss scaling "

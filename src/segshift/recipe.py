@@ -79,6 +79,6 @@ def from_dict(content: Any, origin: str) -> Recipe:
     """The recipe that `to_dict` wrote. ConfigError, naming `origin`, where a field is unknown or has a wrong value."""
     try:
         return _CONVERTER.structure(content, Recipe)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+    except (cattrs.BaseValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
         reasons = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
         raise ConfigError(f"{origin}: the recipe cannot be read ({reasons}); it is from another version") from error

@@ -147,9 +147,9 @@ def _minicity(name: str) -> Recipe:
     from segshift.phase import Phase
     from segshift.recipe import Recipe
 
-    view = View(crop=(96, 192), scale=(0.8, 1.5))
-    optimizer = Optimizer(kind="adamw", lr=2e-3, head_multiplier=1.0, weight_decay=1e-2)
-    warmup = Phase(SourceOnlyConfig(optimizer), steps=350, batch=8, source_view=view, target_view=view)
+    view = View(crop=(96, 192), scale=(1.0, 1.5))
+    optimizer = Optimizer(kind="adamw", lr=3e-3, head_multiplier=1.0, weight_decay=1e-2)
+    warmup = Phase(SourceOnlyConfig(optimizer), steps=400, batch=8, source_view=view, target_view=view)
     return Recipe(name, name, SmallNet(), warmup)
 
 
@@ -176,9 +176,9 @@ def _photographs(name: str, short_side: int, crop: tuple[int, int]) -> Recipe:
     from segshift.recipe import Recipe
 
     network = DeepLabV3Plus("mobilenetv2_100", weights="pretrained", aspp_channels=128)
-    view = View(crop=crop, scale=(0.75, 1.5))
+    view = View(crop=crop, scale=(1.0, 1.5))
     optimizer = Optimizer(lr=1e-2, head_multiplier=5.0)
     warmup = Phase(
-        SourceOnlyConfig(optimizer), steps=400, batch=4, source_view=view, target_view=view, adabn_before="source"
+        SourceOnlyConfig(optimizer), steps=300, batch=4, source_view=view, target_view=view, adabn_before="source"
     )
     return Recipe(name, name, network, warmup, data=DataConfig(short_side=short_side))

@@ -146,9 +146,11 @@ def _rows(runs: Sequence[Run], oracle: Run | None) -> list[_Row]:
     rows: list[_Row] = []
     shared = len({_warmup_key(run) for run in runs}) == 1
     for run in runs:
-        if not shared or not rows:
+        # A run that is a warm-up and nothing else has one model, its last.
+        is_warmup = run.warmup is None and run.info["label"] == run.warmup_label
+        if not is_warmup and (not shared or not rows):
             rows.append(_Row(run.warmup_label, "warmup", run, run.warmup, None))
-        base = max(i for i, row in enumerate(rows) if row.kind == "warmup")
+        base = max((i for i, row in enumerate(rows) if row.kind == "warmup"), default=None)
         rows.append(_Row(str(run.info["label"]), "adapted", run, run.final, base))
     if oracle:
         rows.append(_Row(ORACLE, "oracle", oracle, oracle.final, 0 if shared else None))

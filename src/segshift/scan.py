@@ -16,14 +16,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 
 from segshift.data.dataset import ImageDataset
 from segshift.data.transforms import resize_image, to_float, working_size
 from segshift.errors import ConfigError, RunError, TrainingError
 from segshift.models.segmenter import upsample
-from segshift.parts.confidence import top1
+from segshift.parts.confidence import balanced_labels, top1
 from segshift.parts.processes import sum_over_processes
 from segshift.types import Prediction
 
@@ -45,6 +45,8 @@ class Views:
     def __post_init__(self) -> None:
         if not self.scales or any(not 0 < s <= 8 for s in self.scales):
             raise ConfigError(f"scales = {self.scales}; expected numbers above 0 and at most 8, such as 0.5 0.75 1")
+        if self.average not in ("probabilities", "logits"):
+            raise ConfigError(f"average = {self.average!r}; expected probabilities or logits")
 
 
 @contextmanager
@@ -123,14 +125,20 @@ class LogitScan:
             prob = average_views(maps, size, self._align_corners, self.views.average)
             yield Prediction(self.dataset.names[index], prob)
 
-    def confidences(self) -> Iterator[tuple[str, Float[Tensor, "h w"], Int[Tensor, "h w"]]]:
+    def confidences(self) -> Iterator[tuple[str, Float[Tensor, "h w"], Integer[Tensor, "h w"]]]:
         """(name, largest probability, its class) of each image: what ranking needs, without the softmax map."""
         for index, maps, size in self._maps():
-            if len(maps) == 1:
-                confidence, label = top1(maps[0], size, self._align_corners)
-            else:
-                confidence, label = average_views(maps, size, self._align_corners, self.views.average).max(0)
+            confidence, label = top1(maps, size, self._align_corners, self.views.average)
             yield self.dataset.names[index], confidence, label
+
+    def balanced_labels(
+        self, thresholds: Float[Tensor, " k"]
+    ) -> Iterator[tuple[str, UInt8[Tensor, "h w"], Int64[Tensor, " k"]]]:
+        """(name, CBST's Eq. 8, pixels predicted as each class) of each image, from the bits `confidences` ranked."""
+        for index, maps, size in self._maps():
+            label = balanced_labels(maps, thresholds, size, self._align_corners, self.views.average)
+            _, predicted = top1(maps, size, self._align_corners, self.views.average)
+            yield self.dataset.names[index], label, torch.bincount(predicted.flatten(), minlength=len(thresholds))
 
     def merge(self, partial: Tensor) -> Tensor:
         """The sum over processes, in rank order."""

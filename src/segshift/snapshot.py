@@ -23,11 +23,15 @@ class Position:
     """The step at which the phase began."""
 
 
-def snapshot(method: Method, at: Position) -> dict[str, Any]:
-    """All state of a phase: networks, optimisers, schedules, the method's own, counters, random numbers."""
+def snapshot(method: Method, at: Position, labelled: bool) -> dict[str, Any]:
+    """All state of a phase: networks, optimisers, schedules, the method's own, counters, random numbers.
+
+    `labelled`: whether the round trains on pseudo-labels, which stay in their own files.
+    """
     optimizers = method.optimizers()
     return {
         "position": asdict(at),
+        "labelled": labelled,
         "players": {name: player.state_dict() for name, player in method.players().items()},
         "optimizers": {name: entry.optimizer.state_dict() for name, entry in optimizers.items()},
         "schedules": {name: _plain(entry.schedule.state_dict()) for name, entry in optimizers.items()},

@@ -103,6 +103,8 @@ def from_dict(content: Any, origin: str) -> tuple[LabelSpace, int]:
         rows[entry["id"]] = (str(entry["name"]), entry.get("color"))
     if sorted(rows) != list(range(len(rows))):
         raise DataError(f"{where}ids are {sorted(rows)}; expected 0 to {len(rows) - 1} without a gap")
+    if ignore in rows:
+        raise DataError(f"{where}ignore is {ignore}, which is also the id of {rows[ignore][0]}; expected an unused id")
     colors = []
     for i, spare in enumerate(distinct_colors(len(rows))):
         color = rows[i][1] if rows[i][1] is not None else spare

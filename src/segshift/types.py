@@ -115,6 +115,7 @@ class LabelStore(Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """One paper. The engine calls `begin_round` once a round and `step` / `end_step` once a step.
 

@@ -8,11 +8,12 @@ import torch
 
 from segshift.data.dataset import LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.minicity import MiniCity, _drawn, contact_sheet
+from segshift.data.minicity_style import Domain
 from segshift.errors import ConfigError
 from segshift.taxonomy import CITYSCAPES
 
 ROAD, SKY, CAR = (CITYSCAPES.classes.index(name) for name in ("road", "sky", "car"))
-DOMAINS = ("source", "target")
+DOMAINS: tuple[Domain, ...] = ("source", "target")
 
 
 @pytest.fixture(scope="module", params=DOMAINS)
@@ -146,7 +147,7 @@ def test_the_domains_differ_in_colour():
 def test_the_target_camera_is_noisier():
     """Differences between neighbouring road pixels, where both domains show plain asphalt."""
 
-    def roughness(domain: str) -> float:
+    def roughness(domain: Domain) -> float:
         values = []
         for i in range(8):
             image, label = MiniCity(domain).image(i).float(), MiniCity(domain).label(i)
@@ -187,7 +188,7 @@ def test_image_and_label_are_drawn_once():
 )
 def test_bad_arguments_are_named(fields, word):
     with pytest.raises(ConfigError, match=f"^{word} = .*expected"):
-        MiniCity(**fields)
+        MiniCity(**fields)  # pyright: ignore
 
 
 def test_an_index_out_of_range_is_an_error():

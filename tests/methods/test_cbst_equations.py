@@ -190,6 +190,7 @@ def test_a_bad_stride_is_named(stride):
         class_thresholds([], 0.2, 2, stride)
 
 
+@pytest.mark.usefixtures("wrong_shapes")
 def test_bad_predictions_are_named():
     broken = torch.full((2, 2, 2), 0.5)
     broken[1, 0, 1] = torch.nan

@@ -131,6 +131,7 @@ def test_state_dict_round_trip_restores_normalisation_too() -> None:
         (torch.rand(1, 3, 64, 16), "64 x 17"),
     ],
 )
+@pytest.mark.usefixtures("wrong_shapes")
 def test_wrong_images_are_errors(image: torch.Tensor, message: str) -> None:
     model = v3().build(2).eval()
     with pytest.raises(DataError, match=message):

@@ -108,6 +108,20 @@ def test_thresholds_keep_the_very_pixels_they_were_counted_from(sharpness):
     assert torch.equal(kept, above) or thresholds.min() <= 0.5
 
 
+def test_the_number_of_threads_changes_no_bit_and_stays_as_it_was():
+    low = 3 * torch.randn(19, 16, 32, generator=torch.Generator().manual_seed(3))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(top1(low, (128, 250))[0])
+            assert torch.get_num_threads() == threads
+        assert torch.equal(*found)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_confidences_of_a_list_are_maximum_and_argmax():
     prob = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(2)).softmax(0)
     (entry,) = confidences([Prediction("a", prob)])

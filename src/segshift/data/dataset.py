@@ -48,7 +48,7 @@ class Unlabelled:
         if len(dataset.names) == 0:
             raise DataError(f"target: {dataset!r} holds no image; expected at least 1")
         self.names = tuple(dataset.names)
-        # Bound methods of the images alone: the labelled data set itself is not kept.
+        # `label` is not passed on, so that a method that asks for one fails type checking, and fails when run.
         self.image = dataset.image
         self.fingerprint = dataset.fingerprint
 

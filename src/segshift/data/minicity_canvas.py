@@ -119,26 +119,24 @@ class Canvas:
         axes = (round(radii[0] * self.width * _ONE), round(radii[1] * self.height * _ONE))
         cv2.ellipse(self.pixels, self._fixed(*center), axes, 0, 0, 360, ink, -1, cv2.LINE_8, _FRACTION_BITS)
 
-    def shadows(self, polygons: Iterable[Iterable[Point]], strength: float, softness: float) -> None:
-        """Darken the ground inside polygons; classes stay. `softness`: blur in image heights."""
+    def finish_ground(self, shadows: Iterable[Iterable[Point]], strength: float, softness: float) -> None:
+        """Shadows on the ground, then fog by the depth of each row of the plane; classes stay.
+
+        `strength`: share of light a shadow takes; `softness`: blur of its edge in image heights.
+        """
         mask = np.zeros((self.height, self.width), np.uint8)
-        for points in polygons:
+        for points in shadows:
             corners = np.array([self.pixel(*p) for p in points], np.int32)
             cv2.fillPoly(mask, [corners], 255, cv2.LINE_8, _FRACTION_BITS)
-        top = max(0, int(self.camera.horizon * self.height))
-        mask = cv2.GaussianBlur(mask, (0, 0), max(0.5, softness * self.height))[top:]
-        gain = 1 - (strength / 255) * mask[..., None].astype(np.float32)
-        ground = self.pixels[top:, :, :3]
-        ground[:] = (ground * gain).astype(np.uint8)
-
-    def haze_ground(self) -> None:
-        """Fog over everything below the horizon, by the depth of each row of a plane."""
         top = max(0, math.ceil(self.camera.horizon * self.height))
+        mask = cv2.GaussianBlur(mask[top:], (0, 0), max(0.5, softness * self.height))
         below = (np.arange(top, self.height) + 0.5) / self.height - self.camera.horizon
         z = 2 * FOCAL * self.camera.height / np.maximum(below, 1e-4)
-        t = np.exp(-self.density * z).astype(np.float32)[:, None, None]
-        ground = self.pixels[top:, :, :3]
-        ground[:] = (ground * t + (1 - t) * np.asarray(self.fog, np.float32)).astype(np.uint8)
+        clear = np.exp(-self.density * z).astype(np.float32)[:, None]
+        light = clear * (1 - (strength / 255) * mask)
+        ground = self.pixels[top:]
+        for channel, fog in enumerate(self.fog):
+            ground[..., channel] = ground[..., channel] * light + (1 - clear) * np.float32(fog)
 
     def image(self) -> np.ndarray:
         """(h, w, 3) uint8."""

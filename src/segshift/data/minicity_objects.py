@@ -185,9 +185,9 @@ def traffic_light(canvas: Canvas, look: Look, rng: Rng, x: float, z: float) -> N
         stand.bar((0, 0), (0, 2.8), 0.15, color, POLE)
     housing = look.pick(rng, "signal")
     for dx, y in heads:
-        stand.box(dx - 0.25, y, dx + 0.25, y + 1.25, housing, LIGHT)
+        stand.box(dx - 0.3, y - 0.05, dx + 0.3, y + 1.3, housing, LIGHT)
         for k, on in enumerate(((40, 220, 110), (255, 190, 30), (255, 50, 35))):
-            stand.disc(dx, y + 0.23 + 0.39 * k, 0.15, on if k == phase else tint(on, 0.22), LIGHT)
+            stand.disc(dx, y + 0.23 + 0.39 * k, 0.17, on if k == phase else tint(on, 0.22), LIGHT)
 
 
 def person(canvas: Canvas, look: Look, rng: Rng, x: float, z: float) -> None:

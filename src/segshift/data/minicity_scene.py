@@ -274,8 +274,8 @@ def _sky(canvas: Canvas, look: Look, rng: Rng) -> None:
     """Gradient, clouds, and the town and hills beyond the end of the street."""
     share = np.linspace(0, 1 / canvas.camera.horizon, canvas.height).clip(0, 1)[:, None]
     zenith, horizon = np.asarray(look.sky[0]), np.asarray(look.sky[1])
-    canvas.pixels[..., :3] = (zenith + (horizon - zenith) * share)[:, None]
-    canvas.pixels[..., 3] = SKY
+    rows = np.concatenate((zenith + (horizon - zenith) * share, np.full_like(share, SKY)), axis=1)
+    canvas.pixels[:] = rows.astype(np.uint8)[:, None]
     for _ in range(look.clouds):
         things.cloud(canvas, rng, look.cloud)
     h = canvas.camera.horizon
@@ -317,8 +317,7 @@ def _ground(canvas: Canvas, street: Street, look: Look, rng: Rng) -> None:
         strip(street.left, street.right, a - 3, b + 3, asphalt, ROAD)
         strip(-400, 400, a, b, asphalt, ROAD)
     _markings(street, look, strip)
-    canvas.shadows(street.shadows, look.shadow, look.softness)
-    canvas.haze_ground()
+    canvas.finish_ground(street.shadows, look.shadow, look.softness)
 
 
 def _markings(street: Street, look: Look, strip: Callable[..., None]) -> None:

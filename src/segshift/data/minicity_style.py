@@ -56,26 +56,34 @@ _SOURCE: Palette = {
 
 _TARGET: Palette = {
     **_SHARED,
-    "road": ((92, 86, 84), (108, 98, 92), (78, 76, 82)),
-    "sidewalk": ((122, 116, 116), (134, 112, 100), (106, 104, 110)),
-    "terrain": ((128, 112, 70), (104, 104, 66), (140, 120, 88)),
-    "building": ((124, 120, 118), (148, 96, 78), (104, 110, 104), (170, 152, 128), (96, 84, 84), (132, 138, 150)),
-    "roof": ((70, 66, 72), (92, 60, 52)),
-    "wall": ((116, 96, 84), (128, 124, 118), (92, 100, 92)),
-    "fence": ((96, 104, 104), (70, 84, 76), (112, 92, 76)),
-    "pole": ((84, 90, 86), (122, 114, 100), (70, 70, 76)),
-    "signal": ((150, 128, 40), (60, 66, 60)),
-    "sign": ((206, 160, 40), (40, 110, 80), (180, 50, 40), (40, 80, 150)),
-    "sign face": ((40, 40, 40), (232, 228, 214)),
-    "vegetation": ((92, 92, 48), (122, 96, 44), (66, 84, 56), (108, 74, 44)),
-    "trunk": ((66, 56, 50), (110, 104, 96)),
-    "car": ((112, 116, 112), (60, 66, 72), (140, 60, 46), (176, 170, 150), (70, 96, 92), (200, 200, 198), (30, 32, 36)),
-    "bus": ((60, 120, 96), (206, 206, 200), (96, 80, 130)),
-    "load": ((150, 150, 140), (110, 120, 90), (176, 120, 80)),
-    "clothes": ((70, 66, 72), (110, 86, 70), (60, 76, 82), (130, 50, 52), (150, 146, 130), (190, 170, 60)),
-    "trousers": ((46, 46, 52), (80, 72, 66), (60, 66, 84)),
-    "bicycle": ((130, 136, 140), (50, 60, 60), (160, 120, 60)),
-    "helmet": ((60, 62, 66), (180, 176, 80), (150, 150, 150)),
+    "road": ((92, 86, 86), (106, 98, 94), (80, 79, 84)),
+    "sidewalk": ((128, 122, 121), (138, 118, 108), (114, 112, 116)),
+    "terrain": ((127, 119, 71), (107, 112, 67), (138, 126, 86)),
+    "building": ((133, 123, 117), (150, 95, 77), (112, 107, 99), (172, 150, 126), (106, 85, 82), (134, 141, 153)),
+    "roof": ((76, 68, 72), (95, 63, 55)),
+    "wall": ((120, 101, 89), (130, 125, 118), (99, 104, 96)),
+    "fence": ((102, 103, 98), (80, 86, 74), (115, 93, 74)),
+    "pole": ((87, 93, 90), (119, 113, 102), (75, 76, 81)),
+    "signal": ((135, 116, 41), (58, 64, 58)),
+    "sign": ((207, 142, 40), (39, 106, 95), (183, 48, 40), (39, 80, 154)),
+    "sign face": ((70, 70, 69), (233, 230, 217)),
+    "vegetation": ((88, 96, 48), (116, 102, 45), (64, 87, 55), (102, 81, 45)),
+    "trunk": ((70, 58, 50), (108, 99, 89)),
+    "car": (
+        (118, 122, 120),
+        (56, 62, 68),
+        (146, 56, 44),
+        (172, 168, 152),
+        (65, 92, 102),
+        (199, 198, 195),
+        (31, 33, 37),
+    ),
+    "bus": ((81, 109, 88), (210, 204, 178), (112, 75, 117)),
+    "load": ((158, 154, 138), (104, 118, 100), (180, 129, 88)),
+    "clothes": ((68, 65, 72), (102, 82, 70), (60, 74, 80), (139, 50, 53), (136, 144, 127), (194, 167, 58)),
+    "trousers": ((47, 46, 52), (76, 68, 64), (57, 64, 85)),
+    "bicycle": ((116, 129, 144), (47, 56, 56), (166, 108, 57)),
+    "helmet": ((57, 59, 64), (186, 159, 74), (164, 164, 164)),
 }
 
 
@@ -144,19 +152,23 @@ class Look:
 
 
 def daylight(rng: np.random.Generator) -> Look:
-    """The source: a bright day, no haze to speak of, a sharp and quiet camera."""
+    """The source: a bright day, sunny or overcast, no haze to speak of, a sharp and quiet camera."""
+    overcast, exposure, warmth = rng.uniform(0.0, 1.0) ** 1.5, rng.uniform(0.82, 1.08), rng.uniform(-0.06, 0.06)
     sun_left = bool(rng.random() < 0.5)
+    contrast = 0.12 * (1 - 0.8 * overcast)
     return Look(
-        palette=_SOURCE, jitter=0.07,
-        sky=((92, 150, 218), (198, 220, 240)), cloud=(244, 247, 250), clouds=int(rng.integers(0, 4)),
-        fog=(200, 216, 232), density=0.0025,
-        left=1.05 if sun_left else 0.82, right=0.82 if sun_left else 1.05, end=0.93,
-        shadow=0.32, reach=0.25 if sun_left else -0.25, softness=0.004,
+        palette=_SOURCE, jitter=0.10,
+        sky=(_mix((92, 150, 218), (196, 204, 214), overcast), _mix((198, 220, 240), (226, 228, 230), overcast)),
+        cloud=_mix((244, 247, 250), (212, 216, 222), overcast), clouds=int(rng.integers(0, 5)),
+        fog=_mix((200, 216, 232), (216, 220, 224), overcast), density=0.0025,
+        left=0.93 + contrast if sun_left else 0.93 - contrast, right=0.93 - contrast if sun_left else 0.93 + contrast,
+        end=0.93,
+        shadow=0.34 * (1 - 0.6 * overcast), reach=0.25 if sun_left else -0.25, softness=0.004,
         glass=(70, 92, 116), glow=(70, 92, 116), lit=0.0,
         headlight=(246, 244, 228), taillight=(190, 26, 26), lamp=(226, 226, 218),
         floors=(2, 6), pitched=0.35, shops=0.3, markings=(232, 232, 228),
-        gain=(1.0, 1.0, 1.0), contrast=1.0, texture=0.25, patches=0.0,
-        bloom=0.0, vignette=0.0, blur=2.0, noise=1.5,
+        gain=(exposure * (1 + warmth), exposure, exposure * (1 - warmth)), contrast=1.0,
+        texture=0.3, patches=0.03, bloom=0.0, vignette=0.0, blur=2.0, noise=2.0,
     )  # fmt: skip
 
 
@@ -164,26 +176,28 @@ def evening(rng: np.random.Generator) -> Look:
     """The target: between a clear dusk and a foggy late afternoon, drawn for each picture."""
     dusk, foggy = rng.uniform(0.0, 1.0), rng.uniform(0.0, 1.0) ** 1.5
     sun_left = bool(rng.random() < 0.5)
-    zenith = np.array((84, 92, 126)) * (1 - dusk) + np.array((72, 66, 104)) * dusk
-    horizon = np.array((196, 176, 166)) * (1 - dusk) + np.array((232, 158, 104)) * dusk
-    mist = np.array((164, 164, 168)) * (1 - 0.5 * dusk) + np.array((176, 140, 120)) * 0.5 * dusk
-    cover = 0.8 * foggy
-    warm = 1 + 0.12 * dusk
-    light = 1.2 - 0.3 * dusk
+    mist = _mix((182, 186, 192), (184, 166, 156), dusk)
+    zenith, horizon = _mix((108, 134, 178), (94, 104, 150), dusk), _mix((206, 208, 212), (238, 190, 148), dusk)
+    light, warm = 1.04 - 0.23 * dusk, 1 + 0.1 * dusk
     return Look(
-        palette=_TARGET, jitter=0.14,
-        sky=(tuple(zenith * (1 - cover) + mist * cover), tuple(horizon * (1 - cover) + mist * cover)),
-        cloud=tuple(0.55 * mist + 0.45 * horizon), clouds=int(rng.integers(2, 9)),
-        fog=tuple(mist), density=0.004 + 0.022 * foggy,
-        left=1.15 if sun_left else 0.62, right=0.62 if sun_left else 1.15, end=0.78,
-        shadow=0.55 * (1 - 0.7 * foggy), reach=float(rng.uniform(0.8, 1.8)) * (1 if sun_left else -1), softness=0.006,
+        palette=_TARGET, jitter=0.12,
+        sky=(_mix(zenith, mist, 0.8 * foggy), _mix(horizon, mist, 0.8 * foggy)),
+        cloud=_mix(mist, horizon, 0.45), clouds=int(rng.integers(2, 9)),
+        fog=mist, density=0.003 + 0.017 * foggy,
+        left=1.1 if sun_left else 0.68, right=0.68 if sun_left else 1.1, end=0.82,
+        shadow=0.5 * (1 - 0.7 * foggy), reach=float(rng.uniform(0.8, 1.8)) * (1 if sun_left else -1), softness=0.006,
         glass=(58, 60, 66), glow=(255, 214, 140), lit=0.1 + 0.4 * dusk,
         headlight=(255, 250, 225), taillight=(255, 60, 46), lamp=(255, 226, 170),
-        floors=(1, 8), pitched=0.2, shops=0.5, markings=(190, 182, 160),
-        gain=(light * warm, light, light * (2 - warm)), contrast=float(rng.uniform(0.82, 1.0)),
-        texture=0.85, patches=0.18,
-        bloom=0.35 * dusk, vignette=0.25, blur=float(rng.uniform(3.5, 8.0)), noise=float(rng.uniform(4.0, 10.0)),
+        floors=(1, 8), pitched=0.2, shops=0.5, markings=(204, 198, 180),
+        gain=(light * warm, light, light * (2 - warm)), contrast=float(rng.uniform(0.85, 1.0)),
+        texture=0.5, patches=0.11, bloom=0.25 * dusk, vignette=0.2,
+        blur=float(rng.uniform(2.5, 4.3)), noise=float(rng.uniform(3.0, 7.0)),
     )  # fmt: skip
+
+
+def _mix(a: Color, b: Color, t: float) -> tuple[float, float, float]:
+    """From a at t = 0 to b at t = 1."""
+    return a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1]), a[2] + t * (b[2] - a[2])
 
 
 _ROUGHNESS = np.zeros(256, np.float32)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,11 @@ class Feed:
 def no_images() -> Images:
     """The batch of a domain that a method does not look at."""
     return Images(torch.empty(0, 3, 1, 1), torch.empty(0, 1, 1, dtype=torch.long), (), ())
+
+
+def unchanged(batch: Any) -> Any:
+    """The loader's collate function: torch's own would turn the tuples of a batch into lists."""
+    return batch
 
 
 class Steps(Dataset[Batch]):

@@ -48,7 +48,7 @@ def working_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
 def draw_geometry(
     size: tuple[int, int], view: View, short_side: int | None, rng: np.random.Generator, slot: int = 0
 ) -> Geometry:
-    """Draw scale, crop corner and flip for an image of `size` (h, w). Always the same number of draws."""
+    """Draw scale, crop corner and flip for an image of `size` (h, w)."""
     height, width = working_size(size, short_side)
     crop = view.crop or (height, width)
     factor = rng.uniform(*view.scale)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from segshift.parts.augment import ColourAugmentation
-from segshift.parts.batch_norm import Policy
+from segshift.parts.batch_norm import Policy, check_policy
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
 from segshift.types import Batch, Losses, MethodConfig
@@ -26,6 +26,9 @@ class OracleConfig(MethodConfig):
     """Strong colour augmentation of the target images, as the method it bounds has it."""
 
     needs_oracle: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_policy(self.batch_norm)
 
     def build(self, model: nn.Module, steps: int, seed: int) -> Oracle:
         return Oracle(model, self, steps, seed)

@@ -49,7 +49,10 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
             "connect to the internet, or give the path of a safetensors file, or 'none'"
         ) from error
     except (AssertionError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"backbone {backbone} cannot give features at stride {output_stride}: {error}") from error
+        raise ConfigError(
+            f"backbone {backbone} cannot give features at stride {output_stride} ({error!r:.120}); "
+            "take one that can, such as resnet101, mobilenetv2_100 or convnext_tiny"
+        ) from error
     deepest = reductions(encoder)[-1]
     if deepest != output_stride:
         raise ConfigError(f"output_stride is {output_stride}, but the deepest stride of {backbone} is {deepest}")

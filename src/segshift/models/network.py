@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import cattrs
-from cattrs.strategies import configure_tagged_union
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from segshift import taxonomy
 from segshift.checkpoint import atomic_write
-from segshift.errors import RunError
+from segshift.errors import ConfigError, RunError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
@@ -25,8 +24,21 @@ Network = SmallNet | DeepLabV3Plus | DeepLabV2
 
 
 def register(converter: cattrs.Converter) -> None:
-    """Teach a converter to tell networks apart by their class name."""
-    configure_tagged_union(Network, converter, tag_name="kind")
+    """Teach a converter to tell networks apart by their class name. It raises ConfigError for an unknown one."""
+    kinds = {kind.__name__: kind for kind in get_args(Network)}
+
+    def structure(content: Any, _: object) -> Network:
+        fields = dict(content)
+        kind = fields.pop("kind", None)
+        if kind not in kinds:
+            raise ConfigError(f"network kind is {kind!r}; expected one of {', '.join(kinds)}")
+        return converter.structure(fields, kinds[kind])
+
+    def unstructure(network: Network) -> dict[str, Any]:
+        return {"kind": type(network).__name__, **converter.unstructure(network, type(network))}
+
+    converter.register_structure_hook(Network, structure)
+    converter.register_unstructure_hook(Network, unstructure)
 
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
@@ -42,7 +54,9 @@ class TrainedModel(NamedTuple):
     """Working size it was trained at: the shorter side in pixels; None: the images' own."""
 
 
-def save_model(folder: Path, network: Network, weights: dict[str, Any], space: LabelSpace, short_side: int | None) -> None:
+def save_model(
+    folder: Path, network: Network, weights: dict[str, Any], space: LabelSpace, short_side: int | None
+) -> None:
     """Write `model.safetensors`, then `model.json`, each atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     atomic_write(folder / "model.safetensors", tensors_to_bytes(tensors))
@@ -67,7 +81,7 @@ def load_model(folder: Path) -> TrainedModel:
         config = _CONVERTER.structure(options, Network)  # pyright: ignore[reportArgumentType]
         space, _ = taxonomy.from_dict(content["space"], str(path))
         short_side = content["short_side"]
-    except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError, cattrs.BaseValidationError) as error:
         raise RunError(f"{path}: cannot be read ({error!r:.200}); expected a model that segshift saved") from error
     network = config.build(len(space))
     load_weights(network, folder)

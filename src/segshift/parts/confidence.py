@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Float32, Int64, Integer, UInt8
 from torch import Tensor
 
-from segshift.errors import DataError
+from segshift.errors import ConfigError, DataError
+from segshift.parts.threads import one_thread
 from segshift.types import IGNORE, Prediction, Predictions
 
 
@@ -35,24 +36,32 @@ def of_prediction(prediction: Prediction) -> Confidence:
     return Confidence(prediction.name, confidence, label.to(torch.uint8))
 
 
-def confidences(scan: Predictions) -> Iterator[Confidence]:
+def confidences(scan: Predictions, num_classes: int | None = None) -> Iterator[Confidence]:
     """Confidence and label of each image of a scan, in its order.
 
     A scan that has a method `confidences()`, an iterator of (name, confidence float32 (h, w), label integer
     (h, w)), is asked for that; from any other, the probabilities are read.
-    Raises DataError naming the image where a probability is NaN.
+    Raises DataError naming the image where a probability is NaN, ConfigError where a label is not below
+    `num_classes`.
     """
     faster = getattr(scan, "confidences", None)
-    for entry in faster() if faster else map(of_prediction, scan):
-        name, confidence, label = entry
-        if confidence.isnan().any():
-            raise DataError(
-                f"prediction of {name}: a class probability is NaN; expected numbers from 0 to 1. "
-                "The network's weights are likely NaN or infinite: go back to an earlier checkpoint"
-            )
-        yield Confidence(name, confidence, label.to(torch.uint8))
+    for name, confidence, label in faster() if faster else map(of_prediction, scan):
+        yield _checked(name, confidence, label, num_classes)
 
 
+@one_thread()
+def _checked(name: str, confidence: Tensor, label: Tensor, num_classes: int | None) -> Confidence:
+    if confidence.isnan().any():
+        raise DataError(
+            f"prediction of {name}: a class probability is NaN; expected numbers from 0 to 1. "
+            "The network's weights are likely NaN or infinite: go back to an earlier checkpoint"
+        )
+    if num_classes is not None and int(label.max()) >= num_classes:
+        raise ConfigError(f"num_classes: {num_classes}; but the prediction of {name} has class {int(label.max())}")
+    return Confidence(name, confidence, label.to(torch.uint8))
+
+
+@one_thread()
 def strided(label: Integer[Tensor, "h w"], stride: int) -> Int64[Tensor, " n"]:
     """Indices into the flattened image of every stride-th pixel of each class, in raster order.
 
@@ -68,10 +77,11 @@ Maps = Tensor | Sequence[Tensor]
 Average = Literal["probabilities", "logits"]
 """What is averaged over several maps, at full size: their softmaxes, or themselves."""
 
-_BAND_BYTES = 4 << 20
-"""One band of all classes, well inside a last-level cache; smaller ones cost threads more waits for each other."""
+_BAND_BYTES = 2 << 20
+"""One band of all classes: small enough for the caches, large enough that the calls on it cost little."""
 
 
+@one_thread()
 def top1(
     logits: Maps, size: tuple[int, int], align_corners: bool = False, average: Average = "probabilities"
 ) -> tuple[Float32[Tensor, "height width"], UInt8[Tensor, "height width"]]:
@@ -88,6 +98,7 @@ def top1(
     return confidence, label
 
 
+@one_thread()
 def balanced_labels(
     logits: Maps,
     thresholds: Float[Tensor, " k"],

@@ -26,6 +26,8 @@ class Optimizer:
     """Exponent of the poly schedule lr (1 - t / T)^power."""
 
     def __post_init__(self) -> None:
+        if self.kind not in ("sgd", "adam", "adamw"):
+            raise ConfigError(f"kind = {self.kind!r}; expected sgd, adam or adamw")
         for name in ("lr", "head_multiplier"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a positive number")

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int32, Int64, Integer
 from torch import Tensor
 
 from segshift.errors import ConfigError
+from segshift.parts.threads import one_thread
 
 BINS = 1 << 16
 
@@ -76,7 +77,7 @@ def locate(counts: Int64[Tensor, "bins groups"], n: Int64[Tensor, " groups"]) ->
     first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 1)
     upto = counts[first:last].cumsum(0)
     bins = (upto < n).sum(0, keepdim=True)
-    rank = n - (upto - counts[first:last]).gather(0, bins)[0]
+    rank = n - (upto.gather(0, bins) - counts[first:last].gather(0, bins))[0]
     return torch.where(n > 0, bins[0] + first, 0), torch.where(n > 0, rank, 0)
 
 
@@ -99,29 +100,41 @@ def nth_largest(
     merge = merge or (lambda partial: partial)
     high = KeyHistogram(groups)
     for values, group in read():
-        high.add(high_bins(descending_keys(values)), group)
-    high_counts = merge(high.counts).cpu()
-    n = rank(high_counts.sum(0))
-    high_bin, rest = locate(high_counts, n)
+        _count_high(high, values, group)
+    counts = merge(high.counts).cpu()
+    n = rank(counts.sum(0))
     if not n.any():
         return torch.full((groups,), nothing)
+    high_bin, rest = locate(counts, n)
+    expected = torch.where(n > 0, counts.gather(0, high_bin[None])[0], 0)
+    del high, counts  # no two histograms at a time
 
     wanted = torch.where(n > 0, high_bin, -1).int()
     low = KeyHistogram(groups)
     for values, group in read():
-        keys = descending_keys(values)
-        inside = high_bins(keys) == wanted.to(keys.device).index_select(0, group.int())
-        low.add(low_bins(keys[inside]), group[inside])
-    low_counts = merge(low.counts).cpu()
-    expected = torch.where(n > 0, high_counts.gather(0, high_bin[None])[0], 0)
-    if not torch.equal(low_counts.sum(0), expected):
+        _count_low(low, wanted, values, group)
+    counts = merge(low.counts).cpu()
+    if not torch.equal(counts.sum(0), expected):
         raise ConfigError(
-            f"scan: its second reading gave {int(low_counts.sum())} of the {int(expected.sum())} values sought; "
+            f"scan: its second reading gave {int(counts.sum())} of the {int(expected.sum())} values sought; "
             "expected the same predictions each time (a list or a Scan, not a generator)"
         )
-    low_bin, _ = locate(low_counts, rest)
+    low_bin, _ = locate(counts, rest)
     keys = ((high_bin - BINS // 2) * BINS + low_bin).int()
     return torch.where(n > 0, values_of_keys(keys), nothing)
+
+
+@one_thread()
+def _count_high(histogram: KeyHistogram, values: Tensor, group: Tensor) -> None:
+    histogram.add(high_bins(descending_keys(values)), group)
+
+
+@one_thread()
+def _count_low(histogram: KeyHistogram, wanted: Tensor, values: Tensor, group: Tensor) -> None:
+    """Counts the low bits of those keys whose high bits are wanted of their group."""
+    keys = descending_keys(values)
+    inside = high_bins(keys) == wanted.to(keys.device).index_select(0, group.int())
+    histogram.add(low_bins(keys[inside]), group[inside])
 
 
 def portion_of(portion: float, counts: Int64[Tensor, " groups"]) -> Int64[Tensor, " groups"]:

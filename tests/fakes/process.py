@@ -1,0 +1,92 @@
+"""One process of a group: what `tests/test_processes.py` starts twice and compares with a process alone.
+
+    python -m tests.fakes.process RANK WORLD PORT JOB.json
+
+It leaves in the job's folder `rank-R.json` (`measured`), and the runs that the job's recipes ask for, each with every
+process's final weights beside it: RUN-rank-R.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from segshift import recipe as recipe_file
+from segshift.adabn import estimate_batch_norm
+from segshift.adapt import resume, start
+from segshift.data.folder import ImageFolder
+from segshift.engine import Engine
+from segshift.methods.cbst import class_thresholds, global_threshold
+from segshift.models.network import load_model
+from segshift.parts.batch_norm import batch_norm_layers
+from segshift.scan import LogitScan, Views
+
+SIZE = 48
+
+
+def measured(model: Path, target: Path, scratch: Path, rank: int, world: int) -> dict[str, Any]:
+    """Thresholds as exact hexadecimal numbers, the names this process looked at, AdaBN statistics."""
+    network = load_model(model).network
+    images = ImageFolder(target, "train")
+    scan = LogitScan(network, images, scratch / "scan", SIZE, Views(flip=True), rank, world)
+    classes = len(load_model(model).space)
+    found: dict[str, Any] = {
+        f"cbst {portion} {stride}": [v.hex() for v in class_thresholds(scan, portion, classes, stride).tolist()]
+        for portion, stride in ((0.2, 1), (0.5, 4))
+    }
+    found["st"] = global_threshold(scan, 0.3).hex()
+    found["names"] = [prediction.name for prediction in scan]
+    scan.close()
+    estimate_batch_norm(network, images, SIZE, seed=0, batch=2, rank=rank)
+    layers = batch_norm_layers(network).values()
+    found["adabn"] = [[layer.running_mean.tolist(), layer.running_var.tolist()] for layer in layers]
+    return found
+
+
+def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
+    """Train the job's recipes; then resume a copy of the first from the middle."""
+    train = Engine.train
+
+    def train_and_keep(engine: Engine, phase: Any, name: str, model: torch.nn.Module, *rest: Any) -> Any:
+        position = train(engine, phase, name, model, *rest)
+        state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        save_file(state, f"{engine.folder}-rank-{rank}.safetensors")
+        return position
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "train", train_and_keep)
+        for name, content in job["recipes"].items():
+            start(recipe_file.from_dict(content, name), folder / name, Path(job["model"]))
+        first = folder / next(iter(job["recipes"]))
+        again = folder / "resumed"
+        if rank == 0:
+            shutil.copytree(first, again)
+            for path in sorted((again / "checkpoints").iterdir())[2:]:
+                path.unlink()
+        dist.barrier()
+        resume(again)
+
+
+def main(rank: int, world: int, port: int, path: Path) -> None:
+    torch.set_num_threads(1)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_RANK": rank}
+    os.environ.update({key: str(value) for key, value in group.items()})
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    job = json.loads(path.read_text())
+    found = measured(Path(job["model"]), Path(job["target"]), path.parent, rank, world)
+    (path.parent / f"rank-{rank}.json").write_text(json.dumps(found))
+    run_all(job, path.parent, rank)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,0 +1,79 @@
+"""Every recipe row cut down to seconds: a network of a few thousand weights, few steps, 64-pixel images."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from segshift import checkpoint
+from segshift.adapt import start
+from segshift.data.open_data import DataConfig
+from segshift.data.transforms import View
+from segshift.models.small import SmallNet
+from segshift.parts.optimizers import Optimizer
+from segshift.phase import Settings
+from segshift.recipe import Recipe
+from segshift.recipes import find
+
+NETWORK = SmallNet(width=4, dilations=(1,))
+SETTINGS = Settings(threads=1, accelerator="cpu", checkpoint_steps=1, keep=3)
+WARMUP_STEPS, ROUNDS, STEPS = 3, 2, 2
+
+
+def tiny(row: str, source: Path, target: Path, **settings: Any) -> Recipe:
+    """`own/ROW` on the two folders: the phases, policies and options of the recipe, a fraction of its size."""
+    recipe = find(f"own/{row}")
+    size = {"batch": 2, "source_view": View((32, 32), (0.8, 1.2)), "target_view": View((32, 32), (0.8, 1.2))}
+    optimizer = Optimizer("adamw", lr=1e-2, head_multiplier=1)
+    method = replace(recipe.warmup.method, optimizer=optimizer)
+    warmup = replace(recipe.warmup, method=method, steps=WARMUP_STEPS, **size)
+    adaptation = recipe.adaptation
+    if adaptation is not None:
+        method = replace(adaptation.method, optimizer=replace(optimizer, lr=1e-3))
+        rounds = min(ROUNDS, adaptation.rounds)
+        adaptation = replace(adaptation, method=method, rounds=rounds, steps=STEPS, **size)
+    return replace(
+        recipe,
+        network=NETWORK,
+        warmup=warmup,
+        adaptation=adaptation,
+        data=DataConfig(str(source), str(target), short_side=48),
+        settings=replace(SETTINGS, **settings),
+    )
+
+
+class Watched(NamedTuple):
+    """A finished run, and copies of its folder as a kill right after each checkpoint would have left it."""
+
+    folder: Path
+    copies: tuple[Path, ...]
+
+
+def watched(recipe: Recipe, folder: Path) -> Watched:
+    """Run a recipe, copying its folder aside whenever a checkpoint has been written."""
+    save, copies = checkpoint.save, []
+
+    def save_and_copy(path: Path, state: Any) -> None:
+        save(path, state)
+        copies.append(folder.with_name(f"{folder.name}-{len(copies):02d}-{path.stem}"))
+        shutil.copytree(folder, copies[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_copy)
+        start(recipe, folder)
+    return Watched(folder, tuple(copies))
+
+
+def weights(run: Path) -> bytes:
+    """The bytes of a run's final weights."""
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def rounds(run: Path) -> dict[str, bytes]:
+    """Pseudo-labels, thresholds and counts of all rounds: file -> content."""
+    files = (path for path in run.glob("round-*/**/*") if path.is_file())
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}

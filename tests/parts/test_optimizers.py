@@ -1,0 +1,80 @@
+"""Groups, kinds and the poly schedule."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+from segshift.errors import ConfigError
+from segshift.models.small import SmallNet
+from segshift.parts.optimizers import Optimizer
+
+
+def test_head_and_backbone() -> None:
+    network = SmallNet(width=4).build(3)
+    entry = Optimizer(lr=0.01, head_multiplier=10, weight_decay=5e-4).build(network, 10)
+    groups = {group["name"]: group for group in entry.optimizer.param_groups}
+    assert groups["backbone"]["lr"] == 0.01
+    assert groups["head"]["lr"] == pytest.approx(0.1)
+    assert {group["weight_decay"] for group in groups.values()} == {5e-4}
+    given = sum(len(group["params"]) for group in groups.values())
+    assert given == len(list(network.parameters()))
+    assert any(p is network.classifier.weight for p in groups["head"]["params"])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("sgd", optim.SGD), ("adam", optim.Adam), ("adamw", optim.AdamW)])
+def test_kinds(kind: str, expected: type) -> None:
+    entry = Optimizer(kind=kind, momentum=0.7).build(nn.Conv2d(3, 3, 1), 10)  # type: ignore[arg-type]
+    assert type(entry.optimizer) is expected
+    group = entry.optimizer.param_groups[0]
+    assert (group["momentum"] if kind == "sgd" else group["betas"][0]) == 0.7
+
+
+@pytest.mark.parametrize("power", [0.0, 0.9, 1.0, 2.0])
+def test_poly_schedule(power: float) -> None:
+    layer = nn.Linear(2, 1)
+    entry = Optimizer(lr=0.5, power=power).build(layer, 8)
+    rates = []
+    for _ in range(8):
+        rates.append(entry.schedule.get_last_lr()[0])
+        layer(torch.ones(1, 2)).sum().backward()
+        entry.optimizer.step()
+        entry.schedule.step()
+    assert rates == pytest.approx([0.5 * (1 - t / 8) ** power for t in range(8)])
+
+
+def test_a_schedule_comes_back_exactly() -> None:
+    entry = Optimizer(lr=0.5).build(nn.Linear(2, 1), 50)
+    again = Optimizer(lr=0.5).build(nn.Linear(2, 1), 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a schedule stepped without its optimiser
+        for _ in range(20):
+            entry.schedule.step()
+        again.schedule.load_state_dict(entry.schedule.state_dict())
+        again.optimizer.load_state_dict(entry.optimizer.state_dict())
+        entry.schedule.step()
+        again.schedule.step()
+    assert again.schedule.get_last_lr() == entry.schedule.get_last_lr()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "sgdd"},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"head_multiplier": -1.0},
+        {"momentum": 1.0},
+        {"weight_decay": -1e-4},
+        {"power": -1.0},
+    ],
+)
+def test_wrong_values_are_errors(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"{name} = {options[name]!r}.*expected"):
+        Optimizer(**options)  # type: ignore[arg-type]

@@ -1,0 +1,149 @@
+"""Two processes (gloo, CPU) against one: thresholds to the bit, losses to rounding, equal weights on both."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.fakes.process import measured
+from tests.fakes.tiny import WARMUP_STEPS, rounds, tiny, weights
+
+from segshift import recipe as recipe_file
+from segshift.adapt import start
+from segshift.recipe import Recipe
+from segshift.run_log import RunLog
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 240
+"""A group that hangs is ended after so long."""
+
+
+class Pair(NamedTuple):
+    """What two processes found, what one process finds, and the folders of their runs."""
+
+    two: list[dict[str, Any]]
+    one: dict[str, Any]
+    folder: Path
+    alone: Path
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def finished(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for all; what they printed. One that fails or hangs ends the others."""
+    try:
+        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return said
+
+
+def careful(domains: tuple[Path, Path], devices: int) -> Recipe:
+    """CBST with BatchNorm frozen from the shared warm-up's own weights: what no process count may change."""
+    recipe = tiny("cbst", *domains, devices=devices, keep=50)
+    assert recipe.adaptation is not None
+    return replace(recipe, adaptation=replace(recipe.adaptation, adabn_before="none", batch=4))
+
+
+@pytest.fixture(scope="module")
+def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
+    recipes = {"cbst": careful(domains, 2), "naive": tiny("cbst-naive", *domains, devices=2)}
+    job = {
+        "model": str(source_only),
+        "target": str(domains[1]),
+        "recipes": {name: recipe_file.to_dict(recipe) for name, recipe in recipes.items()},
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    port = str(free_port())
+    command = [sys.executable, "-m", "tests.fakes.process"]
+    started = [
+        subprocess.Popen(
+            [*command, str(rank), "2", port, str(folder / "job.json")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    finished(started)
+    start(careful(domains, 1), alone / "cbst", source_only)
+    found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return Pair(found, measured(source_only, domains[1], alone, 0, 1), folder, alone)
+
+
+def test_thresholds_are_the_same_to_the_bit(pair: Pair) -> None:
+    assert [len(found["names"]) for found in pair.two] == [3, 2]
+    assert sorted(pair.two[0]["names"] + pair.two[1]["names"]) == pair.one["names"]
+    for key in ("cbst 0.2 1", "cbst 0.5 4", "st"):
+        assert pair.two[0][key] == pair.two[1][key] == pair.one[key]
+    assert len(set(pair.one["cbst 0.2 1"])) > 1
+
+
+def test_adabn_pools_all_images(pair: Pair) -> None:
+    assert pair.two[0]["adabn"] == pair.two[1]["adabn"]
+    for two, one in zip(pair.two[0]["adabn"], pair.one["adabn"], strict=True):
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-6, atol=1e-7)
+
+
+def test_a_whole_run_agrees(pair: Pair) -> None:
+    two, one = pair.folder / "cbst", pair.alone / "cbst"
+    first = {name: content for name, content in rounds(one).items() if name.startswith("round-1")}
+    assert first.items() <= rounds(two).items()
+    logs = [RunLog(run / "log.jsonl").read() for run in (two, one)]
+    assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-5)
+        assert 0 < ours["losses"]["target"] < 10
+    state = load_file(one / "model" / "model.safetensors")
+    for name, tensor in load_file(two / "model" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=1e-4)
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("name", ["cbst", "naive", "resumed"])
+def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
+    first, second = (load_file(f"{pair.folder / name}-rank-{rank}.safetensors") for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_resume_on_two_processes(pair: Pair) -> None:
+    assert weights(pair.folder / "resumed") == weights(pair.folder / "cbst")
+    assert rounds(pair.folder / "resumed") == rounds(pair.folder / "cbst")
+
+
+def test_the_command_starts_its_own_processes(tmp_path: Path) -> None:
+    words = (
+        "adapt minicity/cbst --settings.devices 2 --settings.accelerator cpu --threads 1 --network.width 4 "
+        "--data.minicity.train 5 --data.minicity.test 3 --data.minicity.size 32 64 --warmup.steps 3 --warmup.batch 2 "
+        "--warmup.source-view.crop 32 32 --warmup.target-view.crop 32 32 "
+        "--adaptation.steps 2 --adaptation.rounds 2 --adaptation.batch 2 "
+        "--adaptation.source-view.crop 32 32 --adaptation.target-view.crop 32 32"
+    )
+    command = [str(Path(sys.executable).with_name("segshift")), *words.split(), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    (said,) = finished([process])
+    assert said.count("pixel accuracy") == 2  # one table: pixel accuracy, mean pixel accuracy
+    assert said.count("round 1: ") == 1
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["processes"], info["threads"]) == (2, 1)
+    steps = [entry["step"] for entry in RunLog(tmp_path / "run" / "log.jsonl").read()]
+    assert steps == list(range(WARMUP_STEPS + 4))
+    assert json.loads((tmp_path / "run" / "round-2" / "statistics.json").read_text())["images"] == 5
+    assert weights(tmp_path / "run")
