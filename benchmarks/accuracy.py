@@ -26,19 +26,27 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from torch import Tensor
 
 from segshift import recipes
 from segshift.adapt import resume, start
+from segshift.data.dataset import LabelledDataset
+from segshift.data.open_data import open_test
 from segshift.evaluate import Scores
+from segshift.models.network import load_model
 from segshift.parts.augment import ColourAugmentation
 from segshift.phase import Phase
+from segshift.predict import score
 from segshift.recipe import Recipe, to_dict
 from segshift.scan import Views
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.jsonl"
 HEADLINE = ("source-only", "adabn", "st", "cbst", "oracle")
+INVERTED = "inverted"
+"""No training: what source-only scores on test images with white and black exchanged. A control for nuclei."""
 CARES = ("cbst-naive", "+ BatchNorm frozen", "+ learning rate / 5", "+ flip-averaged labels", "+ strong augmentation")
-CARES += ("+ AdaBN before", "+ AdaBN after")
+CARES += ("+ AdaBN before", "cbst")
+"""Each adds one care to the row before; the last adds AdaBN after, and is the default recipe."""
 
 
 def cared(recipe: Recipe, count: int) -> Recipe:
@@ -51,7 +59,6 @@ def cared(recipe: Recipe, count: int) -> Recipe:
         lambda p: replace(p, scan=Views(flip=True)),
         lambda p: replace(p, method=replace(p.method, augment=ColourAugmentation())),
         lambda p: replace(p, adabn_before="target"),
-        lambda p: replace(p, adabn_after="target"),
     ]
     for step in steps[:count]:
         phase = step(phase)
@@ -64,9 +71,9 @@ def _divided(optimizer, by: float):
 
 def recipe_of(group: str, row: str) -> Recipe:
     """The recipe of a row: one of `segshift recipes`, or a step of the ladder of cares."""
-    if row in CARES and CARES.index(row) > 0:
+    if row.startswith("+ "):
         return cared(recipes.find(f"{group}/cbst-naive"), CARES.index(row))
-    return recipes.find(f"{group}/{row}")
+    return recipes.find(f"{group}/{'source-only' if row == INVERTED else row}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,25 @@ def finished() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
+class Inverted:
+    """A labelled set with white and black exchanged: the simplest remedy for an inverted polarity."""
+
+    def __init__(self, dataset: LabelledDataset) -> None:
+        self.names, self.space, self.label = dataset.names, dataset.space, dataset.label
+        self.fingerprint, self._image = dataset.fingerprint, dataset.image
+
+    def image(self, index: int) -> Tensor:
+        return 255 - self._image(index)
+
+
+def inverted_scores(source_only: Path, recipe: Recipe) -> Scores:
+    """The source-only model on inverted test images."""
+    model = load_model(source_only)
+    test = open_test(recipe.data, model.space)
+    assert test is not None, "a score needs labelled test images"
+    return score(model.network, Inverted(test), model.short_side, recipe.test)
+
+
 def run(options: Options, row: str, seed: int) -> None:
     """Train and score one row, and append it to the results."""
     recipe = prepared(options, row, seed)
@@ -124,10 +150,12 @@ def run(options: Options, row: str, seed: int) -> None:
     folder = place / row.replace(" ", "-").replace("/", "by")
     warmup = None if recipe.adaptation is None else place / "source-only"
     started = time.monotonic()
-    if (folder / "run.json").exists():
-        resume(folder)
+    if row == INVERTED:
+        folder = place / "source-only"
+        scores = inverted_scores(folder, recipe).to_dict()
     else:
-        start(recipe, folder, warmup)
+        resume(folder) if (folder / "run.json").exists() else start(recipe, folder, warmup)
+        scores = json.loads((folder / "evaluation" / "final.json").read_text())
     info = json.loads((folder / "run.json").read_text())
     entry = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -136,7 +164,7 @@ def run(options: Options, row: str, seed: int) -> None:
         "seed": seed,
         "recipe": identity(recipe),
         "threads": options.threads,
-        "scores": json.loads((folder / "evaluation" / "final.json").read_text()),
+        "scores": scores,
         "seconds": round(time.monotonic() - started, 1),
         "command": command(options, row, seed),
         "cores": os.cpu_count(),

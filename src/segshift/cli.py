@@ -91,11 +91,15 @@ def _parse(kind: Any, words: Sequence[str], command: str, default: Any = None) -
 
 def _recipes(words: Sequence[str]) -> int:
     _parse(options_of.NoOptions, words, "recipes")
-    table = Table("recipe", "what it does", "data", "cost", box=None, padding=(0, 2))
-    for entry in recipes.entries():
-        table.add_row(f"[bold]{entry.name}[/]", entry.summary, entry.data, entry.cost)
-    Console().print(table)
-    Console().print("\nRun one: segshift adapt RECIPE --source DIR --target DIR", highlight=False)
+    console = Console()
+    for group, (data, cost) in recipes.GROUPS.items():
+        console.print(f"\n{group}/…  {data} ({cost})", highlight=False, markup=False)
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for entry in recipes.entries():
+            if entry.name.startswith(f"{group}/"):
+                table.add_row(f"[bold]{entry.name}[/]", entry.summary)
+        console.print(table)
+    console.print("\nRun one: segshift adapt RECIPE --source DIR --target DIR", highlight=False)
     return 0
 
 

@@ -84,8 +84,8 @@ class Engine:
 
     def _begin_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
         self._seed(at.t, Stream.TARGET)
-        # The network without its wrapper: processes look at different numbers of images, and a distributed module
-        # makes them meet at every forward.
+        # The network without its wrapper: a distributed module makes processes meet in its forward, and one that has
+        # no image to predict would be waited for. (Nor is it autocast: predictions are float32, as when scored.)
         player = method.players()["model"]
         scan = LogitScan(
             getattr(player, "module", player),

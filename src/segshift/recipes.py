@@ -85,8 +85,8 @@ def _row(base: Recipe, row: str) -> Recipe:
 
 
 def _rounds(warmup: Phase) -> dict[str, Any]:
-    """Three rounds, together three fifths of the warm-up's steps: the budget of every row that trains."""
-    return {"rounds": 3, "steps": max(1, warmup.length // 5), "clip": warmup.clip, "batch": warmup.batch}
+    """Three rounds of an eighth of the warm-up's steps each: the budget of every row that trains."""
+    return {"rounds": 3, "steps": max(1, warmup.length // 8), "clip": warmup.clip, "batch": warmup.batch}
 
 
 def _self_training(warmup: Phase, selection: str) -> Phase:
@@ -177,8 +177,9 @@ def _photographs(name: str, short_side: int, crop: tuple[int, int]) -> Recipe:
 
     network = DeepLabV3Plus("mobilenetv2_100", weights="pretrained", aspp_channels=128)
     view = View(crop=crop, scale=(1.0, 1.5))
-    optimizer = Optimizer(lr=1e-2, head_multiplier=5.0)
+    # Chosen by the score on daylight validation images of CamVid, before anything was adapted.
+    optimizer = Optimizer(kind="adamw", lr=3e-4, head_multiplier=10.0, weight_decay=1e-2)
     warmup = Phase(
-        SourceOnlyConfig(optimizer), steps=300, batch=4, source_view=view, target_view=view, adabn_before="source"
+        SourceOnlyConfig(optimizer), steps=320, batch=4, source_view=view, target_view=view, adabn_before="source"
     )
     return Recipe(name, name, network, warmup, data=DataConfig(short_side=short_side))

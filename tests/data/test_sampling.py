@@ -93,6 +93,15 @@ def test_no_history() -> None:
     assert not equal(steps[0].source, steps[1].source)
 
 
+def test_each_slot_and_step_draws_its_own_crop() -> None:
+    drawn = [feed(count=1).images(t, range(4)).geometry for t in range(5)]
+    crops = {geometry[:5] for geometries in drawn if geometries for geometry in geometries}
+    assert len(crops) == 20
+    other = feed(count=1, seed=1).images(0, range(4)).geometry
+    assert other is not None
+    assert not {geometry[:5] for geometry in other} & crops
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers: int) -> None:
     steps = Steps(feed(), feed(5, 4, 0, Stream.TARGET), 2, 7)
