@@ -17,6 +17,7 @@ import yaml
 from segshift.errors import DataError
 
 IGNORE = 255
+"""The label of a pixel that never enters a loss or a score."""
 MAX_CLASSES = 255
 """Labels are 8-bit images, and 255 is taken."""
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-IGNORE = 255
-"""The label of a pixel that never enters a loss or a score."""
+from segshift.taxonomy import IGNORE as IGNORE
 
 
 class Geometry(NamedTuple):

@@ -113,6 +113,8 @@ class Steps(Dataset[Batch]):
         return self.last - self.first
 
     def __getitem__(self, item: int) -> Batch:
+        if not 0 <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)} steps")
         t = self.first + item
         return Batch(self._images(self.source, t), self._images(self.target, t))
 
