@@ -52,12 +52,14 @@ class Data(NamedTuple):
     """Counts and fingerprints: what `run.json` says of the data."""
 
 
-def start(recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path | None = None) -> Path:
+def start(
+    recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path | None = None, data: Data | None = None
+) -> Path:
     """Run a recipe in a new folder and return that folder.
 
     `warmup`: a run (or weights) that stands in for the recipe's warm-up, so that many rows share one; the result is
     the one that the whole recipe would give. `oracle`: a finished oracle run, shown beside this one in the report.
-    Raises RunError where the folder already holds a run.
+    `data`: what `open_all` gave, where several runs share it. Raises RunError where the folder already holds a run.
     """
     if warmup is not None and recipe.adaptation is None:
         raise ConfigError(f"warmup = {warmup}: recipe {recipe.name} is a warm-up itself; leave the option out")
@@ -65,7 +67,7 @@ def start(recipe: Recipe, folder: Path, warmup: Path | None = None, oracle: Path
     # The first process's answer counts: it writes run.json, and another may look later.
     if fabric.broadcast((folder / "run.json").exists()):
         raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
-    data = open_all(recipe)
+    data = data or open_all(recipe)
     info = {
         "name": recipe.name,
         "label": recipe.label,
@@ -157,7 +159,8 @@ def open_all(recipe: Recipe) -> Data:
         if isinstance(target, OracleTarget)
         else Unlabelled(CachedImages(target, Memory()))
     )
-    return Data(Domains(Cached(source, Memory()), cached_target, config.short_side), test, record)
+    cached_test = None if test is None else Cached(test, Memory())
+    return Data(Domains(Cached(source, Memory()), cached_target, config.short_side), cached_test, record)
 
 
 class _Run:

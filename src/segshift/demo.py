@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segshift import recipes
-from segshift.adapt import recipe_of, resume, start
+from segshift.adapt import Data, open_all, recipe_of, resume, start
 from segshift.errors import ConfigError
 from segshift.progress import Reporter
 from segshift.report import score_table, write_report
@@ -22,23 +22,24 @@ def demo(out: Path, seed: int, threads: int) -> Path:
     Returns the report.
     """
     started = time.monotonic()
-    reporter = Reporter()
-    warmup = _run("source-only", out, seed, threads, None, reporter)
-    rows = [_run(row, out, seed, threads, warmup, reporter) for row in ROWS]
-    oracle = _run("oracle", out, seed, threads, warmup, reporter)
+    data = open_all(recipes.find("minicity/cbst"))  # drawn once for all rows but the oracle, which sees labels
+    warmup = _run("source-only", out, seed, threads, None, data)
+    rows = [_run(row, out, seed, threads, warmup, data) for row in ROWS]
+    oracle = _run("oracle", out, seed, threads, warmup, None)
     report = write_report(rows, out / "report.html", oracle, title="Segshift demo: an embedded street, day to dusk")
+    reporter = Reporter()
     reporter.console.print(score_table(rows, oracle))
     reporter.say(f"{time.monotonic() - started:.0f} s. Report: {report}  The same figures: {out / 'results.json'}")
     return report
 
 
-def _run(row: str, out: Path, seed: int, threads: int, warmup: Path | None, reporter: Reporter) -> Path:
+def _run(row: str, out: Path, seed: int, threads: int, warmup: Path | None, data: Data | None) -> Path:
     folder = out / row
-    reporter.say(f"--- {recipes.LABELS[row]}: {recipes.ROWS[row]}")
+    Reporter().say(f"--- {recipes.LABELS[row]}: {recipes.ROWS[row]}")
     recipe = recipes.find(f"minicity/{row}")
     recipe = replace(recipe, settings=replace(recipe.settings, seed=seed, threads=threads))
     if not (folder / "run.json").exists():
-        return start(recipe, folder, warmup)
+        return start(recipe, folder, warmup, data=data)
     if recipe_of(folder) != recipe:
         raise ConfigError(
             f"{folder}: holds a demo of another seed, number of threads or version; choose another --out, or delete it"
