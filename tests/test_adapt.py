@@ -69,9 +69,10 @@ def test_every_row_runs_to_the_end(row: Callable[[str], Path], name: str) -> Non
     steps = [entry[2] for entry in losses(run)]
     assert steps == {"source-only": list(range(WARMUP_STEPS)), "adabn": []}.get(name, list(range(WARMUP_STEPS, LAST)))
     labelled = sorted(folder.name for folder in run.glob("round-*"))
-    assert labelled == (["round-1", "round-2"] if name in ("st", "cbst", "cbst-naive") else [])
+    assert labelled == (["round-1", "round-2"] if name.startswith(("st", "cbst")) else [])
     assert all(len(list((run / folder / "pseudo-labels").iterdir())) == 5 for folder in labelled)
     assert not (run / "scan").exists()
+    assert (run / "spatial-prior.png").exists() is (run / "spatial-prior.safetensors").exists() is name.endswith("-sp")
 
 
 def test_rows_differ_where_their_names_say_so(row: Callable[[str], Path]) -> None:
@@ -84,8 +85,10 @@ def test_rows_differ_where_their_names_say_so(row: Callable[[str], Path]) -> Non
     statistics = {key for key in base if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
     assert changed["adabn"]
     assert changed["adabn"] <= statistics
-    for name in ("st", "cbst", "cbst-naive", "oracle"):
+    for name in ("st", "st-sp", "cbst", "cbst-sp", "cbst-naive", "oracle"):
         assert "classifier.weight" in changed[name]
+    for name in ("st", "cbst"):
+        assert not torch.equal(runs[name]["classifier.weight"], runs[f"{name}-sp"]["classifier.weight"])
     theta = json.loads((row("st") / "round-1" / "statistics.json").read_text())["thresholds"]["theta"]
     assert len(set(theta)) == 1
     theta = json.loads((row("cbst") / "round-1" / "statistics.json").read_text())["thresholds"]["theta"]

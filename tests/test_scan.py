@@ -15,6 +15,7 @@ from segshift.errors import ConfigError, DataError, RunError, TrainingError
 from segshift.methods.cbst import class_thresholds, pseudo_labels
 from segshift.models.segmenter import upsample
 from segshift.models.small import SmallNet
+from segshift.parts.confidence import Weighted, of_prediction
 from segshift.scan import LogitScan, Views, average_views, evaluating, predict_label, to_half, view_logits
 from segshift.types import IGNORE, Output, Scan
 
@@ -180,10 +181,37 @@ def test_balanced_labels_keep_what_was_ranked(network: Any, views: Views, portio
         assert (label.long() != pseudo_labels(prediction.prob, theta)).float().mean() < 1e-3
         chosen = label[label != IGNORE]
         kept += torch.bincount(chosen.long(), minlength=CLASSES)
-        total += predicted
+        total += torch.bincount(predicted.flatten().long(), minlength=CLASSES)
     assert int(total.sum()) == sum(h * w for h, w in (SIZES[i % 3] for i in range(4)))
     # At least n = floor(p N) of all classes together: each of the n largest passes, for its own class or a better one.
     assert int(kept.sum()) >= sum(int(portion * n) for n in total.tolist())
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_a_prior_weighs_both_ways_alike(network: Any, views: Views, tmp_path: Path) -> None:
+    """The bands' potentials and the softmax map times the prior: same values, same labels, none where all is 0."""
+    prior = torch.rand(CLASSES, 5, 7, generator=torch.Generator().manual_seed(3))
+    prior[:, 3:, 4:] = 0
+    prior[1] = 0
+    prior /= prior.sum((1, 2), keepdim=True).clamp_min(1e-9)
+    plain = LogitScan(network, Noise(), tmp_path / "scan", None, views)
+    scan = plain.weighted(prior)
+    theta = class_thresholds(scan, 0.4, CLASSES)
+    assert theta[1] == 1
+    for fast, slow, (_, label, predicted) in zip(
+        scan.confidences(), Weighted(plain, prior), scan.balanced_labels(theta), strict=True
+    ):
+        expected = of_prediction(slow)
+        torch.testing.assert_close(fast[1], expected.confidence, rtol=2e-5, atol=1e-12)
+        assert torch.equal(fast[1] == 0, expected.confidence == 0)
+        assert torch.equal(predicted, fast[2])
+        assert (predicted != expected.label).float().mean() < 2e-3
+        assert bool((predicted == IGNORE).any())
+        assert not bool((predicted == 1).any())
+        assert (label.long() != pseudo_labels(slow.prob, theta)).float().mean() < 2e-3
+        assert bool((label[predicted == IGNORE] == IGNORE).all())
+    for one, other in zip(scan, Weighted(plain, prior), strict=True):
+        assert torch.equal(one.prob, other.prob)
 
 
 def test_the_network_runs_once_and_only_when_asked(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ A run is a folder: `run.json` (the recipe and what it ran on), `log.jsonl`, `che
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import shlex
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from segshift.data.cache import Cached, CachedImages, Memory
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.doctor import validate
 from segshift.data.open_data import MINICITY, open_oracle, open_source, open_target, open_test
+from segshift.draw_prior import draw_prior
 from segshift.engine import Domains, Engine
 from segshift.errors import ConfigError, RunError
 from segshift.models.network import load_weights, save_model
@@ -68,6 +71,7 @@ def start(
     if fabric.broadcast((folder / "run.json").exists()):
         raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
     data = data or open_all(recipe)
+    recipe = recipe.on(len(data.domains.target.names))
     info = {
         "name": recipe.name,
         "label": recipe.label,
@@ -181,7 +185,9 @@ class _Run:
             last = at.phase == len(phases) - 1
             if at.round == 0:
                 self._adabn(phase.adabn_before, model, phase)
-            at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None)
+            scored = self.recipe.settings.evaluate_rounds and name == "adaptation"
+            after_round = partial(self._score_round, model, phase) if scored else None
+            at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None, after_round)
             self._adabn(phase.adabn_after, model, phase)
             self._finish_phase(model, at, last)
             state = None
@@ -249,12 +255,20 @@ class _Run:
         if self.fabric.is_global_zero:
             content = json.dumps(scores.to_dict(), indent=1).encode()
             checkpoint.atomic_write(self.folder / "evaluation" / f"{which}.json", content)
-            save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
+            if not which.startswith("round-"):
+                save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
         self.reporter.say(f"{which}: mIoU {100 * scores.mean_iou():.1f} over {len(test.names)} test images")
+
+    def _score_round(self, model: Segmenter, phase: Phase, n: int) -> None:
+        """What the run would score if it ended with round n: on a copy, so that training goes on as it would."""
+        model = copy.deepcopy(model)
+        self._adabn(phase.adabn_after, model, phase)
+        self._evaluate(model, f"round-{n}")
 
     def _report(self) -> None:
         if self.fabric.is_global_zero:
             oracle = None if self.info["oracle"] is None else Path(self.info["oracle"])
+            draw_prior(self.folder, self.data.domains.source.space)
             write_report([self.folder], self.folder / "report.html", oracle)
             self.reporter.say(f"report: {self.folder / 'report.html'}")
         self.fabric.barrier()

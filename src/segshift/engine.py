@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,16 +23,16 @@ from torch.utils.data import DataLoader
 from segshift import checkpoint
 from segshift.data.cache import Memory
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
+from segshift.data.mining import Miner
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, unchanged
-from segshift.data.transforms import View
+from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, subset_at, unchanged
 from segshift.errors import RunError, StoppedError, TrainingError
 from segshift.parts.processes import copy_from_first, sum_over_processes
 from segshift.phase import Phase, Settings
 from segshift.progress import Reporter
 from segshift.run_log import RunLog
 from segshift.scan import LogitScan
-from segshift.snapshot import Position, restore, snapshot
+from segshift.snapshot import Position, optimizer_states, restore, restore_optimizers, snapshot
 from segshift.types import Batch, Losses, Method
 
 
@@ -59,27 +59,41 @@ class Engine:
         self._save_seconds, self._saved_at = 0.0, time.monotonic()
 
     def train(
-        self, phase: Phase, name: str, model: nn.Module, data: Domains, at: Position, state: Mapping[str, Any] | None
+        self,
+        phase: Phase,
+        name: str,
+        model: nn.Module,
+        data: Domains,
+        at: Position,
+        state: Mapping[str, Any] | None,
+        after_round: Callable[[int], None] | None = None,
     ) -> Position:
         """Train `model` in place through a phase, from `at` on, and return the position after it.
 
-        `state` is the content of the checkpoint written at `at`, or None at the phase's start. Raises
-        TrainingError where a loss or gradient is not finite, StoppedError after a signal to stop.
+        `state` is the content of the checkpoint written at `at`, or None at the phase's start; `after_round` is
+        called with the number of each round that ends. Raises TrainingError where a loss or gradient is not finite,
+        StoppedError after a signal to stop.
         """
-        method = phase.method.build(model, max(phase.length, 1), self.settings.seed)
+        steps = phase.steps if phase.fresh_optimizer else phase.length
+        method = phase.method.build(model, max(steps, 1), self.settings.seed)
         for attribute, player in method.players().items():
             setattr(method, attribute, self.fabric.setup_module(player))
+        fresh = optimizer_states(method)
         if state is not None:
             restore(method, state)
-            self._require_labels(self._store(name, at.round, data), state)
+            self._require_labels(self._store(phase, name, at.round, data), state)
         with self._signals():
             for n in range(max(at.round, 1), phase.rounds + 1):
-                store = self._store(name, n, data)
+                store = self._store(phase, name, n, data)
                 if at.round < n:
                     at = replace(at, round=n)
+                    if phase.fresh_optimizer:
+                        restore_optimizers(method, fresh)
                     self._begin_round(phase, method, data, store, at)
                     self._save(at, method, store.finished)
                 at = self._round(phase, name, method, data, store, at)
+                if after_round is not None:
+                    after_round(n)
         return Position(at.phase + 1, 0, at.t, at.t)
 
     def _begin_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
@@ -108,7 +122,7 @@ class Engine:
         self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
     ) -> Position:
         last = at.first + at.round * phase.steps
-        batches = self._batches(phase, data, store, at.t, last)
+        batches = self._batches(phase, data, store, at, last)
         title = f"{name}, round {at.round}/{phase.rounds}"
         started = time.monotonic()
         with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
@@ -193,28 +207,30 @@ class Engine:
 
     # --- data --------------------------------------------------------------------------------------------------
 
-    def _store(self, name: str, n: int, data: Domains) -> PseudoLabels:
+    def _store(self, phase: Phase, name: str, n: int, data: Domains) -> PseudoLabels:
         parent = self.folder if name == "adaptation" else self.folder / name
-        return PseudoLabels(parent / f"round-{n}", len(data.source.space), sum_over_processes)
+        keep = phase.mining is not None and phase.mining.where == "predictions"
+        return PseudoLabels(parent / f"round-{n}", len(data.source.space), sum_over_processes, keep)
 
-    def _batches(self, phase: Phase, data: Domains, store: PseudoLabels, first: int, last: int) -> DataLoader[Batch]:
+    def _batches(self, phase: Phase, data: Domains, store: PseudoLabels, at: Position, last: int) -> DataLoader[Batch]:
         source = target = None
         if "source" in phase.method.domains:
-            label: LabelOf | None = data.source.label
-            source = self._feed(phase, data, phase.source_view, Stream.SOURCE, label)
+            share = phase.source_share.at(at.round)
+            indices = subset_at(self.settings.seed, Stream.SOURCE, at.round, len(data.source.names), share)
+            source = self._feed(phase, data, Stream.SOURCE, data.source.label, indices=indices)
         if "target" in phase.method.domains:
-            label = target_labels(data.target, store)
-            target = self._feed(phase, data, phase.target_view, Stream.TARGET, label)
-        steps = Steps(source, target, first, last, self.fabric.global_rank, self.fabric.world_size)
+            label, miner = target_labels(data.target, store), miner_of(phase, data.target, store)
+            target = self._feed(phase, data, Stream.TARGET, label, miner=miner)
+        steps = Steps(source, target, at.t, last, self.fabric.global_rank, self.fabric.world_size)
         # The loader draws a seed for its workers: from a generator of its own, not from the global one.
         own = torch.Generator().manual_seed(self.settings.seed)
         return DataLoader(
             steps, batch_size=None, num_workers=self.settings.workers, generator=own, collate_fn=unchanged
         )
 
-    def _feed(self, phase: Phase, data: Domains, view: View, stream: Stream, label: LabelOf | None) -> Feed:
-        images = data.source if stream is Stream.SOURCE else data.target
-        return Feed(images, label, view, data.short_side, phase.batch, stream, self.settings.seed)
+    def _feed(self, phase: Phase, data: Domains, stream: Stream, label: LabelOf | None, **drawn: Any) -> Feed:
+        images, view = (data.source, phase.source_view) if stream is Stream.SOURCE else (data.target, phase.target_view)
+        return Feed(images, label, view, data.short_side, phase.batch, stream, self.settings.seed, **drawn)
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.fabric.device
@@ -271,3 +287,15 @@ def target_labels(target: Unlabelled | OracleTarget, store: PseudoLabels) -> Lab
         return None
     memory, names = Memory(), target.names
     return lambda index: memory.get("pseudo-label", index, lambda i: store.read(names[i]))
+
+
+def miner_of(phase: Phase, target: Unlabelled | OracleTarget, store: PseudoLabels) -> Miner | None:
+    """Where the round's target crops are put; None where there is no mining, or no prediction to mine from."""
+    if phase.mining is None or isinstance(target, OracleTarget) or not store.finished:
+        return None
+    predicted = store.statistics()["predicted"]
+    if predicted is None:
+        return None
+    memory, names = Memory(), target.names
+    read = store.read_prediction if phase.mining.where == "predictions" else store.read
+    return Miner(phase.mining, predicted, lambda index: memory.get("mined", index, lambda i: read(names[i])))

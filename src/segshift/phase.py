@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from segshift.data.mining import Mining
 from segshift.data.transforms import View
 from segshift.errors import ConfigError
 from segshift.scan import Views
 from segshift.types import MethodConfig
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of the source's images that a round trains on, drawn anew for each round; all of them by default."""
+
+    initial: float = 1.0
+    """In round 1. The release of CBST: 3 %."""
+    step: float = 0.0
+    """Added each round. The release: .25 %."""
+    limit: float = 1.0
+    """At most. The release: 6 %."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial <= self.limit <= 1 or self.step < 0:
+            raise ConfigError(
+                f"source share: initial = {self.initial}, step = {self.step}, limit = {self.limit}; "
+                "expected 0 < initial <= limit <= 1, and a step of at least 0"
+            )
+
+    def at(self, n: int) -> float:
+        """The share of round n = 1, 2, ..."""
+        return round(min(self.limit, self.initial + self.step * (n - 1)), 10)
 
 
 @dataclass(frozen=True)
@@ -19,12 +44,20 @@ class Phase:
     rounds: int = 1
     steps: int = 100
     """Optimiser steps a round."""
+    target_epochs: float | None = None
+    """Length of a round in passes over the target images, instead of `steps`; the CBST paper: 2."""
     batch: int = 4
     """Images of each domain a step, over all processes."""
     source_view: View = field(default_factory=View)
     target_view: View = field(default_factory=View)
     scan: Views = field(default_factory=Views)
     """How target images are predicted at the start of a round."""
+    mining: Mining | None = None
+    """Crop target images around rare classes; None: anywhere."""
+    source_share: Share = field(default_factory=Share)
+    """The share of the source that a round looks at."""
+    fresh_optimizer: bool = False
+    """Start each round with a new optimiser and schedule, as the release of CBST does."""
     clip: float | None = None
     """Largest norm of the gradient; None: not clipped."""
     adabn_before: Literal["none", "source", "target"] = "none"
@@ -42,6 +75,8 @@ class Phase:
             )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip = {self.clip}; expected a norm above 0, or None")
+        if self.target_epochs is not None and not self.target_epochs > 0:
+            raise ConfigError(f"target_epochs = {self.target_epochs}; expected a number above 0 (the CBST paper: 2)")
         for name in ("adabn_before", "adabn_after"):
             if getattr(self, name) not in ("none", "source", "target"):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}; expected none, source or target")
@@ -50,6 +85,12 @@ class Phase:
     def length(self) -> int:
         """Steps in all."""
         return self.rounds * self.steps
+
+    def on(self, target_images: int) -> Phase:
+        """This phase with `steps` worked out from `target_epochs`, where that is given."""
+        if self.target_epochs is None:
+            return self
+        return replace(self, steps=math.ceil(self.target_epochs * target_images / self.batch))
 
 
 @dataclass(frozen=True)
@@ -65,6 +106,8 @@ class Settings:
     devices: int = 1
     nodes: int = 1
     accelerator: str = "auto"
+    evaluate_rounds: bool = False
+    """Score the test images after each round too, for curves over rounds. Oracle figures: nothing is chosen by them."""
     checkpoint_share: float = 0.02
     """Write a checkpoint as often as costs at most this share of the time; 0: at each round's start only."""
     checkpoint_steps: int | None = None

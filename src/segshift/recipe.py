@@ -5,7 +5,7 @@ It is written into `run.json` and read back from it: by names of fields, never b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cattrs
@@ -45,6 +45,11 @@ class Recipe:
     def phases(self) -> tuple[tuple[str, Phase], ...]:
         """Name and phase, in order."""
         return (("warmup", self.warmup), *((("adaptation", self.adaptation),) if self.adaptation else ()))
+
+    def on(self, target_images: int) -> Recipe:
+        """This recipe with the length of its rounds known, where they are counted in passes over the target."""
+        adaptation = None if self.adaptation is None else self.adaptation.on(target_images)
+        return replace(self, warmup=self.warmup.on(target_images), adaptation=adaptation)
 
 
 def _converter() -> cattrs.Converter:

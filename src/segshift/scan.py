@@ -7,6 +7,7 @@ exact elsewhere are exact on these cached logits.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Integer, UInt8
+from jaxtyping import Float, Float32, Integer, UInt8
 from torch import Tensor, nn
 
 from segshift.data.dataset import ImageDataset
@@ -115,6 +116,7 @@ class LogitScan:
         self.short_side, self.views = short_side, views or Views()
         self.indices = range(rank, len(dataset.names), world)
         self.track: Track = track or (lambda items, _: items)
+        self._prior: Tensor | None = None
         self._sizes: dict[int, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
@@ -123,22 +125,32 @@ class LogitScan:
     def __iter__(self) -> Iterator[Prediction]:
         for index, maps, size in self._maps():
             prob = average_views(maps, size, self._align_corners, self.views.average)
+            if self._prior is not None:
+                prob = prob * upsample(self._prior[None], size, align_corners=False)[0]
             yield Prediction(self.dataset.names[index], prob)
 
     def confidences(self) -> Iterator[tuple[str, Float[Tensor, "h w"], Integer[Tensor, "h w"]]]:
         """(name, largest probability, its class) of each image: what ranking needs, without the softmax map."""
         for index, maps, size in self._maps():
-            confidence, label = top1(maps, size, self._align_corners, self.views.average)
+            confidence, label = top1(maps, size, self._align_corners, self.views.average, self._prior)
             yield self.dataset.names[index], confidence, label
 
     def balanced_labels(
         self, thresholds: Float[Tensor, " k"]
-    ) -> Iterator[tuple[str, UInt8[Tensor, "h w"], Int64[Tensor, " k"]]]:
-        """(name, CBST's Eq. 8, pixels predicted as each class) of each image, from the bits `confidences` ranked."""
+    ) -> Iterator[tuple[str, UInt8[Tensor, "h w"], UInt8[Tensor, "h w"]]]:
+        """(name, CBST's Eq. 8, the predicted class of each pixel) of each image, from the bits `confidences` ranked."""
+        align, average = self._align_corners, self.views.average
         for index, maps, size in self._maps():
-            label = balanced_labels(maps, thresholds, size, self._align_corners, self.views.average)
-            _, predicted = top1(maps, size, self._align_corners, self.views.average)
-            yield self.dataset.names[index], label, torch.bincount(predicted.flatten(), minlength=len(thresholds))
+            label = balanced_labels(maps, thresholds, size, align, average, self._prior)
+            _, predicted = top1(maps, size, align, average, self._prior)
+            yield self.dataset.names[index], label, predicted
+
+    def weighted(self, prior: Float32[Tensor, "k h w"]) -> LogitScan:
+        """The same predictions multiplied by a prior (CBST's Eq. 9); the cached logits are shared with this scan."""
+        self._sizes = self._sizes or self._record()
+        other = copy.copy(self)
+        other._prior = prior
+        return other
 
     def merge(self, partial: Tensor) -> Tensor:
         """The sum over processes, in rank order."""

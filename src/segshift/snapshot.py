@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,13 +29,11 @@ def snapshot(method: Method, at: Position, labelled: bool) -> dict[str, Any]:
 
     `labelled`: whether the round trains on pseudo-labels, which stay in their own files.
     """
-    optimizers = method.optimizers()
     return {
         "position": asdict(at),
         "labelled": labelled,
         "players": {name: player.state_dict() for name, player in method.players().items()},
-        "optimizers": {name: entry.optimizer.state_dict() for name, entry in optimizers.items()},
-        "schedules": {name: _plain(entry.schedule.state_dict()) for name, entry in optimizers.items()},
+        **_optimizers(method),
         "method": method.state_dict(),
         "random": torch.get_rng_state(),
     }
@@ -44,11 +43,29 @@ def restore(method: Method, state: Mapping[str, Any]) -> None:
     """Put a snapshot back."""
     for name, player in method.players().items():
         player.load_state_dict(state["players"][name])
+    restore_optimizers(method, state)
+    method.load_state_dict(state["method"])
+    torch.set_rng_state(state["random"])
+
+
+def optimizer_states(method: Method) -> dict[str, Any]:
+    """A copy of the optimisers' and schedules' state, for `restore_optimizers`."""
+    return copy.deepcopy(_optimizers(method))
+
+
+def restore_optimizers(method: Method, state: Mapping[str, Any]) -> None:
+    """Put the optimisers and schedules back, momentum and learning rate included."""
     for name, entry in method.optimizers().items():
         entry.optimizer.load_state_dict(state["optimizers"][name])
         entry.schedule.load_state_dict(state["schedules"][name])
-    method.load_state_dict(state["method"])
-    torch.set_rng_state(state["random"])
+
+
+def _optimizers(method: Method) -> dict[str, Any]:
+    optimizers = method.optimizers()
+    return {
+        "optimizers": {name: entry.optimizer.state_dict() for name, entry in optimizers.items()},
+        "schedules": {name: _plain(entry.schedule.state_dict()) for name, entry in optimizers.items()},
+    }
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

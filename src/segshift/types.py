@@ -105,8 +105,16 @@ Predictions = Scan | Iterable[Prediction]
 class LabelStore(Protocol):
     """Where a round's pseudo-labels are kept: written by `begin_round`, read by the sampler."""
 
-    def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Integer[Tensor, " k"] | None = None) -> None:
-        """Keep an image's pseudo-label; `predicted` counts the pixels predicted as each class."""
+    def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Integer[Tensor, "h w"] | None = None) -> None:
+        """Keep an image's pseudo-label; `predicted` is the class each pixel was predicted as, selected or not."""
+        ...
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors that hold for the whole training (a prior), under a name."""
+        ...
+
+    def kept(self, name: str) -> dict[str, Tensor] | None:
+        """What was kept under a name; None where nothing was."""
         ...
 
     def finish(self, thresholds: Mapping[str, Sequence[float]]) -> None:

@@ -53,7 +53,7 @@ def test_statistics_file_is_as_agreed(store):
     writer: types.LabelStore = store
     label = torch.tensor([[0, 1, 255], [1, 1, 3]])
     writer.write("a", label)
-    store.write("b", label, predicted=torch.tensor([1, 2, 3, 0]))
+    store.write("b", label, predicted=torch.tensor([[2, 2, 1], [255, 0, 2]]))
     store.finish({"theta": torch.tensor([0.5, 0.25, 1.0, 1.0])})
     assert json.loads((store.folder / "statistics.json").read_text()) == {
         "round": 3,
@@ -62,11 +62,39 @@ def test_statistics_file_is_as_agreed(store):
         "kept": 10,
         "coverage": 10 / 12,
         "kept_per_class": [2, 6, 0, 2],
-        "predicted": [1, 2, 3, 0],
+        "predicted": [1, 1, 3, 0],
         "thresholds": {"theta": [0.5, 0.25, 1.0, 1.0]},
     }
     assert (store.folder / "pseudo-labels" / "a.png").is_file()
     assert not list(store.folder.rglob("*.tmp"))
+
+
+def test_predictions_are_kept_on_request(tmp_path):
+    label, predicted = torch.tensor([[0, 255]]), torch.tensor([[0, 3]])
+    for keep in (False, True):
+        store = PseudoLabels(tmp_path / f"{keep}" / "round-1", K, keep_predictions=keep)
+        store.write("town/a", label, predicted)
+        store.finish({})
+        assert store.prediction_path("town/a").exists() is keep
+        assert torch.equal(store.read("town/a"), label.to(torch.uint8))
+    assert torch.equal(store.read_prediction("town/a"), predicted.to(torch.uint8))
+    store.prediction_path("town/a").write_bytes(b"")
+    with pytest.raises(RunError, match=r"a\.png: the file is empty .*Resume the run from the start of round 1"):
+        store.read_prediction("town/a")
+    with pytest.raises(ValueError, match=r"prediction 'b' holds ids \[9\]; expected 0 to 3, or 255"):
+        store.write("b", label, torch.tensor([[0, 9]]))
+
+
+def test_what_is_kept_beside_the_rounds_is_read_back(tmp_path):
+    store = PseudoLabels(tmp_path / "round-1", K)
+    assert store.kept("prior") is None
+    store.keep("prior", {"prior": torch.rand(2, 3)})
+    kept = PseudoLabels(tmp_path / "round-7", K).kept("prior")
+    assert kept is not None
+    assert list(kept) == ["prior"]
+    (tmp_path / "prior.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(RunError, match="prior.safetensors: is no checkpoint, or a damaged one"):
+        store.kept("prior")
 
 
 def test_predictions_not_given_are_not_counted_as_zero(store):
@@ -79,10 +107,10 @@ def test_two_processes_say_what_one_says(tmp_path):
     """Each image is counted once, and both write the same statistics (threads stand for processes)."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, K, (5, 3, 3), generator=generator)
-    counts = torch.randint(0, 9, (5, K), generator=generator)
+    predicted = torch.randint(0, K, (5, 3, 3), generator=generator)
     whole = PseudoLabels(tmp_path / "one" / "round-1", K)
     for i in range(5):
-        whole.write(str(i), labels[i], counts[i])
+        whole.write(str(i), labels[i], predicted[i])
     whole.finish({"theta": [0.5]})
 
     parts: list[torch.Tensor] = []
@@ -96,7 +124,7 @@ def test_two_processes_say_what_one_says(tmp_path):
     def process(rank: int) -> str:
         store = PseudoLabels(tmp_path / "two" / "round-1", K, merge)
         for i in range(rank, 5, 2):
-            store.write(str(i), labels[i], counts[i])
+            store.write(str(i), labels[i], predicted[i])
         store.finish({"theta": [0.5]})
         return (store.folder / "statistics.json").read_text()
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
+from segshift import checkpoint
 from segshift.checkpoint import atomic_write
 from segshift.data.files import read_label
 from segshift.errors import DataError, RunError, TrainingError
@@ -33,15 +34,23 @@ class PseudoLabels:
     """The store of one round; a `LabelStore` for the method that writes it, and what the sampler reads.
 
     `folder` is named round-N. `merge` sums an int64 tensor over all processes (the identity for one process).
+    `keep_predictions`: also keep what each pixel was predicted as, in `predictions/NAME.png` (mining reads it).
     """
 
-    def __init__(self, folder: Path | str, num_classes: int, merge: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        num_classes: int,
+        merge: Callable[[Tensor], Tensor] | None = None,
+        keep_predictions: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         found = re.fullmatch(r"round-(\d+)", self.folder.name)
         if found is None:
             raise RunError(f"{self.folder}: is no folder of a round; expected a name such as round-1")
         self.round = int(found[1])
         self.num_classes = num_classes
+        self._keep_predictions = keep_predictions
         self._merge = merge or _identity
         self._reset()
 
@@ -61,19 +70,19 @@ class PseudoLabels:
         """The file of an image's pseudo-label."""
         return self.folder / "pseudo-labels" / f"{name}.png"
 
-    def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Int[Tensor, "k"] | None = None) -> None:
+    def prediction_path(self, name: str) -> Path:
+        """The file of what an image's pixels were predicted as."""
+        return self.folder / "predictions" / f"{name}.png"
+
+    def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Integer[Tensor, "h w"] | None = None) -> None:
         """Keep a pseudo-label: class ids, 255 where nothing was selected, at the image's working size.
 
-        `predicted` counts the pixels whose most probable class is c, selected or not. The first write opens the round
-        again if it was finished. Raises RunError where the disk refuses.
+        `predicted` is each pixel's most probable class, selected or not (255: none); it is counted. The first write
+        opens the round again if it was finished. Raises RunError where the disk refuses.
         """
         if name in self._written:
             raise ValueError(f"pseudo-label {name!r} is written twice in round {self.round}; expected once an image")
-        label = label.cpu()
-        wrong = label[(label < 0) | ((label >= self.num_classes) & (label != IGNORE))]
-        if wrong.numel():
-            found = wrong.unique().tolist()
-            raise ValueError(f"pseudo-label {name!r} holds ids {found}; expected 0 to {self.num_classes - 1}, or 255")
+        label = self._checked(label.cpu(), f"pseudo-label {name!r}")
         if not self._written:
             self._reopen()
         atomic_write(self.path(name), _png(label))
@@ -81,8 +90,18 @@ class PseudoLabels:
         self._pixels += label.numel()
         self._kept += torch.bincount(label.reshape(-1), minlength=256)[: self.num_classes]
         if predicted is not None:
-            self._predicted += predicted.cpu()
+            predicted = self._checked(predicted.cpu(), f"prediction {name!r}")
+            self._predicted += torch.bincount(predicted.reshape(-1), minlength=256)[: self.num_classes]
             self._with_prediction += 1
+            if self._keep_predictions:
+                atomic_write(self.prediction_path(name), _png(predicted))
+
+    def _checked(self, label: Tensor, what: str) -> Tensor:
+        wrong = label[(label < 0) | ((label >= self.num_classes) & (label != IGNORE))]
+        if wrong.numel():
+            found = wrong.unique().tolist()
+            raise ValueError(f"{what} holds ids {found}; expected 0 to {self.num_classes - 1}, or 255")
+        return label
 
     def _reopen(self) -> None:
         try:
@@ -132,9 +151,27 @@ class PseudoLabels:
                 f"{path}: cannot be read ({error}); expected the statistics of a round. {self._cure}"
             ) from error
 
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors beside the rounds, in NAME.safetensors: what holds for all of them."""
+        checkpoint.save(self._kept_file(name), dict(tensors))
+
+    def kept(self, name: str) -> dict[str, Tensor] | None:
+        """What was kept under a name; None where nothing was. RunError where the file is damaged."""
+        path = self._kept_file(name)
+        return checkpoint.load(path) if path.exists() else None
+
+    def _kept_file(self, name: str) -> Path:
+        return self.folder.parent / f"{name}.safetensors"
+
     def read(self, name: str) -> UInt8[Tensor, "h w"]:
         """The pseudo-label of an image. RunError where the file is gone or damaged."""
-        path = self.path(name)
+        return self._read(self.path(name), name)
+
+    def read_prediction(self, name: str) -> UInt8[Tensor, "h w"]:
+        """What the pixels of an image were predicted as, 255 for none. RunError where the file is gone or damaged."""
+        return self._read(self.prediction_path(name), name)
+
+    def _read(self, path: Path, name: str) -> Tensor:
         try:
             label = read_label(path)
         except DataError as error:

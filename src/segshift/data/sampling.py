@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segshift.data.dataset import ImageDataset
+from segshift.data.mining import Miner
 from segshift.data.transforms import View, apply_to_image, apply_to_label, draw_geometry
 from segshift.errors import DataError
 from segshift.types import IGNORE, Batch, Images
@@ -47,6 +48,14 @@ def index_at(seed: int, stream: Stream, draw: int, count: int) -> int:
     return int(_order(seed, stream, draw // count, count)[draw % count])
 
 
+def subset_at(seed: int, stream: Stream, key: int, count: int, share: float) -> tuple[int, ...] | None:
+    """A random share of `count` indices, at least one, drawn anew for each `key` (a round); None: all of them."""
+    if share >= 1:
+        return None
+    kept = generator(seed, stream, 5, key).permutation(count)[: max(1, round(share * count))]
+    return tuple(sorted(int(i) for i in kept))
+
+
 LabelOf = Callable[[int], Tensor]
 """The label of the image at an index, uint8 (h, w): truth, or a pseudo-label."""
 
@@ -64,6 +73,10 @@ class Feed:
     """Images a step, over all processes."""
     stream: Stream
     seed: int
+    miner: Miner | None = None
+    """Where crops are put; None: anywhere."""
+    indices: tuple[int, ...] | None = None
+    """The images drawn from; None: all."""
 
     def images(self, t: int, slots: range) -> Images:
         """The images of step t in the given places of the global batch."""
@@ -75,10 +88,17 @@ class Feed:
         return Images(torch.stack(image), torch.stack(label), name, geometry)
 
     def _one(self, t: int, slot: int):
-        index = index_at(self.seed, self.stream, t * self.batch + slot, len(self.dataset.names))
+        count = len(self.dataset.names) if self.indices is None else len(self.indices)
+        index = index_at(self.seed, self.stream, t * self.batch + slot, count)
+        if self.indices is not None:
+            index = self.indices[index]
         image = self.dataset.image(index)
         rng = generator(self.seed, self.stream, 2, t, slot)
-        geometry = draw_geometry((image.shape[1], image.shape[2]), self.view, self.short_side, rng, slot)
+        centre = None
+        if self.miner is not None:
+            # Drawn apart: scale and flip are the same with and without mining.
+            centre = self.miner.place(index, generator(self.seed, self.stream, 4, t, slot))
+        geometry = draw_geometry((image.shape[1], image.shape[2]), self.view, self.short_side, rng, slot, centre)
         if self.label is None:
             label = torch.full(geometry.size, IGNORE, dtype=torch.long)
         else:

@@ -46,9 +46,17 @@ def working_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
 
 
 def draw_geometry(
-    size: tuple[int, int], view: View, short_side: int | None, rng: np.random.Generator, slot: int = 0
+    size: tuple[int, int],
+    view: View,
+    short_side: int | None,
+    rng: np.random.Generator,
+    slot: int = 0,
+    centre: tuple[float, float] | None = None,
 ) -> Geometry:
-    """Draw scale, crop corner and flip for an image of `size` (h, w)."""
+    """Draw scale, crop corner and flip for an image of `size` (h, w).
+
+    `centre`: a place (down, across), 0 to 1 of the image, that the crop is put around, as near as the border allows.
+    """
     height, width = working_size(size, short_side)
     crop = view.crop or (height, width)
     factor = rng.uniform(*view.scale)
@@ -56,7 +64,14 @@ def draw_geometry(
     top = int(rng.integers(0, max(resized[0] - crop[0], 0) + 1))
     left = int(rng.integers(0, max(resized[1] - crop[1], 0) + 1))
     flip = bool(rng.random() < 0.5) and view.flip
+    if centre is not None:
+        top, left = (_around(centre[axis], resized[axis], crop[axis]) for axis in (0, 1))
     return Geometry(resized, top, left, crop, flip, slot)
+
+
+def _around(place: float, length: int, crop: int) -> int:
+    """Where a crop begins whose middle is at `place` of a line of `length` pixels, and which stays on it."""
+    return min(max(round(place * length - crop / 2), 0), max(length - crop, 0))
 
 
 def resize_image(image: UInt8[Tensor, "3 h w"], size: tuple[int, int]) -> UInt8[Tensor, "3 H W"]:

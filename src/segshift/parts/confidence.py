@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int64, Integer, UInt8
 from torch import Tensor
 
 from segshift.errors import ConfigError, DataError
+from segshift.models.segmenter import upsample
 from segshift.parts.threads import one_thread
 from segshift.types import IGNORE, Prediction, Predictions
 
@@ -27,13 +28,40 @@ class Confidence(NamedTuple):
     confidence: Float32[Tensor, "h w"]
     """max_c p_c."""
     label: UInt8[Tensor, "h w"]
-    """argmax_c p_c."""
+    """argmax_c p_c; IGNORE where every p_c is 0."""
 
 
 def of_prediction(prediction: Prediction) -> Confidence:
-    """Confidence and label from the probabilities."""
+    """Confidence and label from the probabilities; IGNORE where all are 0 (potentials under a prior may be)."""
     confidence, label = prediction.prob.float().max(0)
-    return Confidence(prediction.name, confidence, label.to(torch.uint8))
+    return Confidence(prediction.name, confidence, label.to(torch.uint8).where(confidence > 0, IGNORE))
+
+
+class Weighted:
+    """Predictions whose probabilities are multiplied by a prior: the potentials q_n(c) p_n(c) of CBST's Eq. 9.
+
+    The prior is resized (bilinear) to each prediction's size.
+    """
+
+    def __init__(self, predictions: Predictions, prior: Float32[Tensor, "k h w"]) -> None:
+        self._predictions, self._prior = predictions, prior
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for prediction in self._predictions:
+            size = (prediction.prob.shape[1], prediction.prob.shape[2])
+            prior = upsample(self._prior[None], size, align_corners=False)[0]
+            yield prediction._replace(prob=prediction.prob * prior.to(prediction.prob))
+
+    def merge(self, partial: Tensor) -> Tensor:
+        """As of what is weighted."""
+        merge = getattr(self._predictions, "merge", None)
+        return partial if merge is None else merge(partial)
+
+
+def weighted(scan: Predictions, prior: Float32[Tensor, "k h w"]) -> Predictions:
+    """The scan under a prior; one that has a method `weighted` of its own is asked for that."""
+    own = getattr(scan, "weighted", None)
+    return Weighted(scan, prior) if own is None else own(prior)
 
 
 def confidences(scan: Predictions, num_classes: int | None = None) -> Iterator[Confidence]:
@@ -56,8 +84,9 @@ def _checked(name: str, confidence: Tensor, label: Tensor, num_classes: int | No
             f"prediction of {name}: a class probability is NaN; expected numbers from 0 to 1. "
             "The network's weights are likely NaN or infinite: go back to an earlier checkpoint"
         )
-    if num_classes is not None and int(label.max()) >= num_classes:
-        raise ConfigError(f"num_classes: {num_classes}; but the prediction of {name} has class {int(label.max())}")
+    largest = int(label.where(label != IGNORE, 0).max())
+    if num_classes is not None and largest >= num_classes:
+        raise ConfigError(f"num_classes: {num_classes}; but the prediction of {name} has class {largest}")
     return Confidence(name, confidence, label.to(torch.uint8))
 
 
@@ -74,8 +103,13 @@ def strided(label: Integer[Tensor, "h w"], stride: int) -> Int64[Tensor, " n"]:
 Maps = Tensor | Sequence[Tensor]
 """Low-resolution logits (k, h, w) of an image, or several (of flips, undone, and scales) to be averaged."""
 
+Prior = Float32[Tensor, "k h w"] | None
+"""q_n(c) of CBST's Eq. 9 on a grid of its own: a class's frequency at a place, resized bilinearly to the image."""
+
 Average = Literal["probabilities", "logits"]
 """What is averaged over several maps, at full size: their softmaxes, or themselves."""
+
+_LEAST = torch.finfo(torch.float32).tiny
 
 _BAND_BYTES = 2 << 20
 """One band of all classes: small enough for the caches, large enough that the calls on it cost little."""
@@ -83,19 +117,24 @@ _BAND_BYTES = 2 << 20
 
 @one_thread()
 def top1(
-    logits: Maps, size: tuple[int, int], align_corners: bool = False, average: Average = "probabilities"
+    logits: Maps,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    average: Average = "probabilities",
+    prior: Prior = None,
 ) -> tuple[Float32[Tensor, "height width"], UInt8[Tensor, "height width"]]:
     """Confidence and label at `size` (height, width) of softmax(bilinear upsampling of the logits).
 
     Of equal probabilities the first class is taken. The confidence differs from that of the softmax map by
     rounding alone (relatively below 1e-5 for logits within ±30); the label, where two probabilities are as near.
+    With a prior, both are of the potential q_c p_c (Eq. 9); where all potentials are 0: confidence 0, label IGNORE.
     """
     confidence = torch.empty(size, device=_as_list(logits)[0].device)
     label = torch.empty(size, dtype=torch.uint8, device=confidence.device)
-    for rows, relative, scratch, band_confidence in _bands(logits, size, align_corners, average):
+    for rows, relative, scratch, band_confidence in _bands(logits, size, align_corners, average, prior):
         confidence[rows] = band_confidence
         label[rows] = _first_one(torch.floor(relative, out=scratch))
-    return confidence, label
+    return confidence, label if prior is None else label.where(confidence > 0, IGNORE)
 
 
 @one_thread()
@@ -105,22 +144,26 @@ def balanced_labels(
     size: tuple[int, int],
     align_corners: bool = False,
     average: Average = "probabilities",
+    prior: Prior = None,
 ) -> UInt8[Tensor, "height width"]:
     """CBST's Eq. 8 at `size` without the softmax map: argmax_c p_c/θ_c where that is at least 1, else IGNORE.
+
+    With a prior, p is the potential q p, as Eq. 9 asks; where all potentials are 0, IGNORE.
 
     Thresholds (above 0) found from `top1` keep exactly the pixels they were counted from: both see the same
     bits. Against the softmax map, a label can differ where p_c/θ_c is within rounding (1e-5) of 1 or of another's.
     """
     theta = thresholds.to(_as_list(logits)[0].device, torch.float32)
-    if bool((theta > 0.5).all()):
+    if prior is None and bool((theta > 0.5).all()):
         # A class that passes has more than half of the probability: it is the most probable one.
         confidence, label = top1(logits, size, align_corners, average)
         return label.where(confidence >= theta.index_select(0, label.flatten().int()).view(size), IGNORE)
     label = torch.empty(size, dtype=torch.uint8, device=theta.device)
     weight = theta.reciprocal()[:, None, None]
-    for rows, relative, scratch, band_confidence in _bands(logits, size, align_corners, average):
+    for rows, relative, scratch, band_confidence in _bands(logits, size, align_corners, average, prior):
         ratio = torch.mul(relative, weight, out=scratch)
-        best = _first_one(ratio.div_(ratio.amax(0)).floor_())
+        # Under a prior all ratios of a pixel may be 0: divided by the least float, they stay 0.
+        best = _first_one(ratio.div_(ratio.amax(0).clamp_min_(_LEAST)).floor_())
         # x / y >= 1 is x >= y in floating point too; p itself is compared, not its product with a rounded 1/θ.
         prob = relative.gather(0, best[None].long())[0].mul_(band_confidence)
         kept = prob >= theta.index_select(0, best.flatten().int()).view_as(prob)
@@ -133,19 +176,21 @@ def _as_list(maps: Maps) -> list[Tensor]:
 
 
 def _first_one(ones: Float32[Tensor, "k h w"]) -> UInt8[Tensor, "h w"]:
-    """The first class whose entry is 1 where the others are 0 or 1. Overwrites its argument."""
+    """The first class whose entry is 1 where the others are 0 or 1; the last where none is. Overwrites its argument."""
     k = len(ones)  # weights k .. 1: the largest product is the first class (much faster than argmax)
     largest = ones.mul_(torch.arange(k, 0, -1, device=ones.device, dtype=torch.float32)[:, None, None]).amax(0)
-    return (k - largest).to(torch.uint8)
+    return (k - largest).clamp_max_(k - 1).to(torch.uint8)
 
 
 def _bands(
-    logits: Maps, size: tuple[int, int], align_corners: bool, average: Average
+    logits: Maps, size: tuple[int, int], align_corners: bool, average: Average, prior: Prior
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Row bands at full size: (rows, p_c / max p (k, rows, width), scratch of that shape, max p (rows, width)).
 
-    The largest class of a pixel has exactly 1. The tensors are overwritten by the next band.
+    The largest class of a pixel has exactly 1. The tensors are overwritten by the next band. With a prior, p is
+    the potential q p instead, and where all potentials are 0, p_c / max p is 0.
     """
+    share = None if prior is None else _Upsampled(prior.to(_as_list(logits)[0].device), size, align_corners=False)
     maps = [_Upsampled(low, size, align_corners) for low in _as_list(logits)]
     k, device = len(maps[0].wide), maps[0].wide.device
     height, width = size
@@ -168,6 +213,11 @@ def _bands(
             largest = full.amax(0)
             full /= largest
             confidence = largest / len(maps)
+        if share is not None:
+            full *= share.fill(scratch, top)
+            largest = full.amax(0)
+            full /= largest.where(largest > 0, 1.0)
+            confidence = confidence * largest
         yield rows, full, scratch, confidence
 
 
