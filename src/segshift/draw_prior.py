@@ -32,7 +32,7 @@ def prior_sheet(prior: Float[np.ndarray, "k h w"], space: LabelSpace) -> bytes:
         largest = float(prior[i].max())
         if largest > 0:
             axis.imshow(prior[i], cmap="viridis", vmin=0, vmax=largest, interpolation="bilinear")
-            title = f"{name}  ×{largest * height * width:.1f}"
+            title = f"{name}  \N{MULTIPLICATION SIGN}{largest * height * width:.1f}"
         else:
             axis.text(0.5, 0.5, "not in the source", ha="center", va="center", color="0.4", fontsize=9)
             axis.set_xlim(0, 1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from segshift.errors import DataError
+from segshift.errors import ConfigError, DataError
 
 IGNORE = 255
 """The label of a pixel that never enters a loss or a score."""
@@ -150,6 +150,40 @@ def subset_ids(space: LabelSpace, names: Sequence[str]) -> tuple[int, ...]:
     return tuple(space.classes.index(n) for n in names)
 
 
+def subset_space(space: LabelSpace, name: str) -> tuple[LabelSpace, np.ndarray]:
+    """The classes of a named subset as a label space of their own, and the (256,) uint8 table that leads there.
+
+    Ids are renumbered 0 .. k-1 in the order of the subset; every other id becomes 255. Subsets that lie within this
+    one, itself included, go along, so that a mean over 13 of 16 classes keeps its name. ConfigError where the subset
+    is unknown.
+    """
+    if name not in space.subsets:
+        raise ConfigError(f"classes {name!r} are no subset of {space.name}; expected one of {', '.join(space.subsets)}")
+    ids = space.subsets[name]
+    table = id_table({old: new for new, old in enumerate(ids)})
+    if name == "all":
+        return space, table
+    inside = {n: tuple(int(table[i]) for i in of) for n, of in space.subsets.items() if set(of) <= set(ids)}
+    inside.pop("all", None)
+    classes, colors = tuple(space.classes[i] for i in ids), tuple(space.colors[i] for i in ids)
+    return LabelSpace(name, classes, colors, inside), table
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Classes put together before scoring, in predictions and truth alike."""
+
+    name: str
+    space: LabelSpace
+    table: np.ndarray
+    """(256,) uint8: id of the space that is merged -> id of `space`, or 255."""
+
+    def __post_init__(self) -> None:
+        used = self.table[self.table != IGNORE]
+        if self.table.shape != (256,) or self.table.dtype != np.uint8 or (used >= len(self.space)).any():
+            raise DataError(f"merge {self.name}: expected 256 ids of uint8 below {len(self.space)}, or {IGNORE}")
+
+
 _CITYSCAPES = (
     ("road", (128, 64, 128)), ("sidewalk", (244, 35, 232)), ("building", (70, 70, 70)), ("wall", (102, 102, 156)),
     ("fence", (190, 153, 153)), ("pole", (153, 153, 153)), ("traffic light", (250, 170, 30)),
@@ -180,3 +214,48 @@ CAMVID = LabelSpace(
     ),
 )  # fmt: skip
 """The 11 classes of CamVid as SegNet groups them."""
+
+LOVEDA = LabelSpace(
+    "loveda",
+    ("background", "building", "road", "water", "barren", "forest", "agriculture"),
+    (
+        (255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255), (159, 129, 183), (0, 255, 0), (255, 195, 128),
+    ),
+)  # fmt: skip
+"""The 7 land covers of LoveDA."""
+
+NTHU13 = LabelSpace(
+    "nthu13",
+    (
+        "road", "sidewalk", "building", "traffic light", "traffic sign", "vegetation", "sky", "person", "rider", "car",
+        "bus", "motorcycle", "bicycle",
+    ),
+    (
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (250, 170, 30), (220, 220, 0), (107, 142, 35), (70, 130, 180),
+        (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 60, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
+"""The 13 classes of NTHU Cross-City, those of Cityscapes by name."""
+
+
+def _nthu13() -> Merge:
+    """CBST §5.1: pole, fence and wall are buildings, truck is car, terrain is vegetation.
+
+    The paper says nothing of train, which is none of the 13: a fourteenth class takes it. No truth holds that class,
+    so that a prediction of it is an error like any other, and it enters no mean.
+    """
+    other = "none of the 13"
+    merged = {"pole": "building", "fence": "building", "wall": "building", "truck": "car", "terrain": "vegetation"}
+    space = LabelSpace(
+        "nthu13", (*NTHU13.classes, other), (*NTHU13.colors, (0, 80, 100)), {"nthu13": tuple(range(len(NTHU13)))}
+    )
+    names = {i: merged.get(name, name) for i, name in enumerate(CITYSCAPES.classes)}
+    return Merge(
+        "nthu13",
+        space,
+        id_table({i: space.classes.index(name if name in NTHU13.classes else other) for i, name in names.items()}),
+    )
+
+
+MERGES = {"nthu13": _nthu13()}
+"""Name -> how the 19 Cityscapes train ids are merged."""

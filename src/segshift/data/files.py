@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +76,33 @@ def read_label(path: Path) -> UInt8[Tensor, "h w"]:
     return torch.from_numpy(np.array(_decode(path, "a label", lambda image: _upright(_ids(image, path), image))))
 
 
+def read_first_channel(path: Path) -> Int32[Tensor, "h w"]:
+    """The first channel (red, or the only one) of a 16-bit PNG, as its values stand in it.
+
+    Pillow would keep the high byte of 16-bit colours alone, so OpenCV decodes them. DataError names a file that cannot
+    be decoded, or holds 8-bit pixels.
+    """
+    what = "a 16-bit PNG"
+    try:
+        content = _content(path, what)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as header:
+            _refuse_size(header, path)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except DataError:
+        raise
+    except Exception as error:
+        raise _undecodable(path, what, error) from error
+    if pixels is None:
+        raise _undecodable(path, what, ValueError("the decoder refuses it"))
+    if pixels.dtype != np.uint16:
+        raise DataError(
+            f"{path}: pixels have 8 bits; expected 16 bits, with the ids in the first channel. Restore the original"
+        )
+    # OpenCV gives blue, green, red.
+    first = pixels if pixels.ndim == 2 else pixels[:, :, 2]
+    return torch.from_numpy(first.astype(np.int32))
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header alone."""
     try:
@@ -92,10 +120,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _decode(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
-        content = path.read_bytes()
-        if not content:
-            raise _empty(path, what)
-        _refuse_damage(content)
+        content = _content(path, what)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _refuse_size(image, path)
             # The second picture of an MPO is a camera's preview; other frames are time or depth: none is "the" image.
@@ -111,6 +136,15 @@ def _decode(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]
     # Decoders raise what they like on damaged input (OSError, SyntaxError, ValueError, struct.error, zlib.error ...).
     except Exception as error:
         raise _undecodable(path, what, error) from error
+
+
+def _content(path: Path, what: str) -> bytes:
+    """A file's bytes, which are not empty and, for a PNG, undamaged."""
+    content = path.read_bytes()
+    if not content:
+        raise _empty(path, what)
+    _refuse_damage(content)
+    return content
 
 
 def _empty(path: Path, what: str) -> DataError:

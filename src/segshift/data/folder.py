@@ -22,23 +22,12 @@ from segshift.errors import DataError
 from segshift.taxonomy import IGNORE, LabelSpace, id_table, read_classes, unnamed
 
 
-class ImageFolder:
-    """The images of a folder, and nothing else: a target for training, or what is to be predicted."""
+class ImageFiles:
+    """Images at known paths, in the order they are given: name -> path."""
 
-    def __init__(self, root: Path | str, split: str | None = None) -> None:
-        self.root, self.split = Path(root), split
-        self.folder = locate(self.root, split)
-        paths = list_files(self.folder / "images", IMAGE_SUFFIXES)
-        if not paths:
-            raise DataError(
-                f"{self.folder / 'images'}: holds no image; expected at least 1 file named {' '.join(IMAGE_SUFFIXES)}"
-            )
-        self.names: tuple[str, ...] = tuple(paths)
-        self.image_paths: tuple[Path, ...] = one_each(paths)
-
-    def __repr__(self) -> str:
-        split = "" if self.split is None else f", split={self.split!r}"
-        return f"{type(self).__name__}({str(self.root)!r}{split})"
+    def __init__(self, images: Mapping[str, Path]) -> None:
+        self.names: tuple[str, ...] = tuple(images)
+        self.image_paths: tuple[Path, ...] = tuple(images.values())
 
     def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The image as RGB at its own size. DataError where the file cannot be read."""
@@ -49,7 +38,35 @@ class ImageFolder:
         return _hash_of_sizes(zip(self.names, self.image_paths))
 
 
-class Folder(ImageFolder):
+class LabelFiles(ImageFiles):
+    """Images at known paths, each with a label: `labels` has the names of `images`."""
+
+    def __init__(self, images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
+        super().__init__(images)
+        self.label_paths: tuple[Path, ...] = tuple(labels[name] for name in self.names)
+
+    def fingerprint(self) -> str:
+        """As of images alone, over the labels too."""
+        return self._fingerprint("")
+
+    def _fingerprint(self, text: str) -> str:
+        labels = ((f"label {name}", path) for name, path in zip(self.names, self.label_paths))
+        return _hash_of_sizes([*zip(self.names, self.image_paths), *labels], text)
+
+
+class ImageFolder(ImageFiles):
+    """The images of a folder, and nothing else: a target for training, or what is to be predicted."""
+
+    def __init__(self, root: Path | str, split: str | None = None) -> None:
+        self.root, self.split = Path(root), split
+        self.folder = locate(self.root, split)
+        super().__init__(_images_of(self.folder))
+
+    def __repr__(self) -> str:
+        return _repr(self, self.root, self.split)
+
+
+class Folder(LabelFiles):
     """Images, each with its label: a source, a test set, or an oracle's target.
 
     `space` is for a folder without `classes.yaml`: the source's label space. A folder that has one must name the
@@ -59,8 +76,10 @@ class Folder(ImageFolder):
     """
 
     def __init__(self, root: Path | str, split: str | None = None, space: LabelSpace | None = None) -> None:
-        super().__init__(root, split)
-        self.label_paths: tuple[Path, ...] = _labels_of(self.folder, self.names)
+        self.root, self.split = Path(root), split
+        self.folder = locate(self.root, split)
+        images = _images_of(self.folder)
+        super().__init__(images, _labels_of(self.folder, tuple(images)))
         self._classes = classes_file(self.folder)
         self.ignore = IGNORE
         """The id for ignored pixels in these files; in labels given out it is always 255."""
@@ -72,6 +91,9 @@ class Folder(ImageFolder):
         else:
             self.space = space or infer_space(self.label_paths)
 
+    def __repr__(self) -> str:
+        return _repr(self, self.root, self.split)
+
     def label(self, index: int) -> UInt8[Tensor, "h w"]:
         """Class ids, or 255. DataError: unreadable, ids outside `space`, or another size than the image's."""
         path, image = self.label_paths[index], self.image_paths[index]
@@ -81,9 +103,21 @@ class Folder(ImageFolder):
 
     def fingerprint(self) -> str:
         """As of images alone, over the labels and the text of `classes.yaml` too."""
-        text = "" if self._classes is None else self._classes.read_text(encoding="utf-8")
-        labels = ((f"label {name}", path) for name, path in zip(self.names, self.label_paths))
-        return _hash_of_sizes([*zip(self.names, self.image_paths), *labels], text)
+        return self._fingerprint("" if self._classes is None else self._classes.read_text(encoding="utf-8"))
+
+
+def _repr(dataset: object, root: Path, split: str | None) -> str:
+    part = "" if split is None else f", split={split!r}"
+    return f"{type(dataset).__name__}({str(root)!r}{part})"
+
+
+def _images_of(folder: Path) -> dict[str, Path]:
+    paths = list_files(folder / "images", IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(
+            f"{folder / 'images'}: holds no image; expected at least 1 file named {' '.join(IMAGE_SUFFIXES)}"
+        )
+    return dict(zip(paths, one_each(paths)))
 
 
 def locate(root: Path, split: str | None) -> Path:
@@ -114,7 +148,7 @@ def one_each(paths: Mapping[str, list[Path]]) -> tuple[Path, ...]:
     return tuple(same[0] for same in paths.values())
 
 
-def _labels_of(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+def _labels_of(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     labels = folder / "labels"
     if not labels.is_dir():
         raise DataError(f"{labels}: is missing; expected a label STEM.png there for each image of {folder / 'images'}")
@@ -123,7 +157,7 @@ def _labels_of(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
     if missing:
         more = f" ({len(missing)} of {len(names)} images have none)" if len(missing) > 1 else ""
         raise DataError(f"{labels / missing[0]}.png: the label of image {missing[0]} is missing{more}. Add or delete")
-    return one_each({name: paths[name] for name in names})
+    return dict(zip(names, one_each({name: paths[name] for name in names})))
 
 
 def classes_file(folder: Path) -> Path | None:

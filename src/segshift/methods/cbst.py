@@ -110,8 +110,8 @@ def _class_counts(labels: Iterable[Tensor], num_classes: int) -> Int64[Tensor, "
         wrong = ids[(ids != IGNORE) & ((ids < 0) | (ids >= num_classes))]
         if label.shape != counts.shape[1:] or wrong.numel():
             raise DataError(
-                f"label {number} for the spatial prior: size {tuple(label.shape)}, wrong ids {wrong.unique().tolist()}; "
-                f"expected size {tuple(counts.shape[1:])} as of the first, and ids below {num_classes}, or {IGNORE}"
+                f"label {number} for the spatial prior: size {tuple(label.shape)}, wrong ids {wrong.unique().tolist()};"
+                f" expected size {tuple(counts.shape[1:])} as of the first, and ids below {num_classes}, or {IGNORE}"
             )
         counts.scatter_add_(0, ids.clamp_max(num_classes)[None], torch.ones_like(ids)[None])
     if counts is None:
