@@ -55,6 +55,29 @@ def test_shapes(config: DeepLabV2 | DeepLabV3Plus, stride: int, deepest: int, si
     assert upsample(output.logits, size, model.align_corners).shape == (2, 5, *size)
 
 
+@pytest.mark.parametrize("layout", ["timm", "caffe"])
+def test_parameters_of_the_published_v2(layout: Any) -> None:
+    # torchvision's published ResNet-101 less its classifier of 1000 classes; four 3x3 convolutions to 19 scores.
+    count = (44_549_160 - 2_049_000) + 4 * (9 * 2048 * 19 + 19)
+    with torch.device("meta"):
+        model = DeepLabV2(layout=layout).build(19)
+        both = DeepLabV2(layout=layout, auxiliary=True).build(19)
+    assert sum(p.numel() for p in model.parameters()) == count == 43_901_068
+    assert sum(p.numel() for p in both.parameters()) == count + 4 * (9 * 1024 * 19 + 19)
+
+
+@pytest.mark.parametrize("size", [(500, 500), (1024, 2048)])
+@pytest.mark.parametrize("layout", ["timm", "caffe"])
+def test_shapes_of_the_published_v2(layout: Any, size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        output = DeepLabV2(layout=layout).build(19)(torch.empty(1, 3, *size))
+    # Caffe's pooling rounds up: 1024 pixels give 129 scores, whose corners lie on those of a 1025-pixel image.
+    expected = tuple(side // 8 + 1 if layout == "caffe" else at(side, 8) for side in size)
+    assert output.logits.shape == (1, 19, *expected)
+    assert [stage.shape[1] for stage in output.stages] == [64, 256, 512, 1024, 2048]
+    assert output.stages[-1].shape[2:] == expected
+
+
 def test_v2_sums_dilated_convolutions_from_the_embedding() -> None:
     model: Any = v2().build(3).eval()
     output = model(torch.rand(1, 3, 64, 64))

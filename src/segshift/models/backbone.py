@@ -1,23 +1,24 @@
-"""timm networks as encoders, and their weights from a local safetensors file.
+"""timm networks as encoders, and their weights from a local file.
 
 timm's `resnet101` is ResNet v1b (stride in the 3x3 convolution, RGB in [0, 1] with ImageNet mean and deviation);
-the DeepLab papers used the Caffe model (stride in the first 1x1, BGR in [0, 255]), whose weights do not fit here.
+the DeepLab papers used the Caffe model (stride in the first 1x1, BGR in [0, 255]): `to_caffe` turns the one into the
+other.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
+from segshift.models.importer import is_caffe_deeplab, read_checkpoint, some
 from segshift.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
@@ -33,7 +34,7 @@ def check_name(backbone: str) -> None:
 def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module:
     """A timm encoder: image -> list of features, shallow to deep, the last at `output_stride`.
 
-    `weights`: "none" (random), "pretrained" (timm downloads its own) or the path of a safetensors file with timm's
+    `weights`: "none" (random), "pretrained" (timm downloads its own) or the path of a checkpoint with timm's
     names (see `load_backbone`). Raises ConfigError where the model, the stride or the weights cannot be had.
     """
     check_name(backbone)
@@ -44,10 +45,7 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise ConfigError(f"backbone {backbone} cannot be built with {options}: {error}") from error
-        raise ConfigError(
-            f"weights is 'pretrained', but timm's weights for {backbone} cannot be had ({error!s:.200}); "
-            "connect to the internet, or give the path of a safetensors file, or 'none'"
-        ) from error
+        raise _not_to_be_had(backbone, error) from error
     except (AssertionError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"backbone {backbone} cannot give features at stride {output_stride} ({error!r:.120}); "
@@ -59,6 +57,34 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
     if weights not in ("none", "pretrained"):
         load_backbone(encoder, backbone, Path(weights))
     return encoder
+
+
+def pretrained_tensors(backbone: str) -> dict[str, Tensor]:
+    """timm's pretrained weights of a whole model under timm's names, downloaded. Raises ConfigError where it cannot."""
+    try:
+        return timm.create_model(backbone, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise _not_to_be_had(backbone, error) from error
+
+
+def _not_to_be_had(backbone: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"weights is 'pretrained', but timm's weights for {backbone} cannot be had ({error!s:.200}); "
+        "connect to the internet, or give the path of a checkpoint, or 'none'"
+    )
+
+
+def to_caffe(encoder: nn.Module) -> None:
+    """Change a timm ResNet with bottlenecks to compute what Caffe's ResNet, dilated as in DeepLab v2, computes.
+
+    A block's stride moves from its 3x3 to its first 1x1 convolution, every block of a dilated stage is dilated alike
+    (timm dilates a stage's first block as the stage before it), and max pooling rounds sizes up. No weight changes.
+    """
+    encoder.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    for block in encoder.modules():
+        if isinstance(block, Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+            block.conv2.dilation = block.conv2.padding = (block.dilation, block.dilation)
 
 
 def channels(encoder: nn.Module) -> list[int]:
@@ -84,12 +110,17 @@ def normalisation(backbone: str, weights: str, mean: Triple | None, std: Triple 
 
 
 def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
-    """Load a safetensors file with the names of the whole timm model into its encoder, in the encoder's precision.
+    """Load a checkpoint with the names of the whole timm model into its encoder, in the encoder's precision.
 
     Every tensor of the encoder must be in the file, in its shape; what the file holds besides may only be
     what the whole model has after the encoder (the classifier). Raises ConfigError naming the tensors otherwise.
     """
-    found = _read(path)
+    found = read_checkpoint(path)
+    if is_caffe_deeplab(found):
+        raise ConfigError(
+            f"weights {path} is a DeepLab v2 of Caffe's layout (its classifier is layer5 or layer6), which timm's "
+            f"{backbone} would compute wrongly: use DeepLabV2 with layout 'caffe'"
+        )
     wanted = encoder.state_dict()
     with torch.device("meta"):
         whole = timm.create_model(backbone).state_dict()
@@ -106,24 +137,11 @@ def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
     unexpected = [name for name in found if _plain(name) not in known]
     if missing or misshapen or unexpected:
         problems = (("missing", missing), ("wrong shape", misshapen), ("not in this model", unexpected))
-        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems if names)
+        listed = "; ".join(f"{kind}: {some(names)}" for kind, names in problems if names)
         raise ConfigError(
             f"weights {path} do not fit backbone {backbone}: {listed}. Expected timm's names for {backbone}"
         )
     _load(encoder, {name: found[source[name]] for name in wanted})
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(
-            f"weights is {str(path)!r}, which is no file; expected 'none', 'pretrained' or a safetensors file"
-        )
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"weights {path} cannot be read as safetensors ({error}); is it whole, and no .pth?"
-        ) from error
 
 
 def _load(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -133,9 +151,3 @@ def _load(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _plain(name: str) -> str:
     return name.replace(".", "_")
-
-
-def _some(names: Collection[str], show: int = 4) -> str:
-    """The first few names, and how many more there are."""
-    rest = len(names) - show
-    return ", ".join(list(names)[:show]) + (f" and {rest} more" if rest > 0 else "")

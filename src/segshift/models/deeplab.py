@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
-from segshift.models.backbone import Triple, build_backbone, channels, check_name, normalisation, reductions
+from segshift.models.backbone import (
+    Triple,
+    build_backbone,
+    channels,
+    check_name,
+    normalisation,
+    reductions,
+    to_caffe,
+)
+from segshift.models.importer import (
+    CAFFE_MEAN,
+    CAFFE_STD,
+    load,
+    map_caffe_deeplab,
+    read_checkpoint,
+    unknown_layout,
+)
 from segshift.models.segmenter import Segmenter, check_normalisation, upsample
 from segshift.types import Output
 
 LOW_LEVEL_STRIDE = 4
 """Stride of the decoder of v3+, and so of its class scores."""
+Layout = Literal["timm", "caffe"]
+CAFFE_BACKBONES = ("resnet50", "resnet101", "resnet152")
 
 
 @dataclass(frozen=True)
@@ -25,22 +45,50 @@ class DeepLabV2:
     output_stride: int = 8
     """Image pixels per logit: 8 or 16."""
     weights: str = "none"
-    """"none", "pretrained" (timm's own) or the path of a safetensors file with timm's names."""
+    """"none", "pretrained" (timm's own) or the path of a checkpoint: with timm's names of the backbone; with layout
+    "caffe", a DeepLab v2 of the AdaptSegNet family or its ResNet (see `importer.map_caffe_deeplab`)."""
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     """Rates at stride 8; halved at 16. The AdaptSegNet release returns inside its loop: (6, 12) is what it runs."""
     auxiliary: bool = False
     """A second classifier on the features before the deepest (AdaptSegNet's multi-level variant)."""
     align_corners: bool = True
     mean: Triple | None = None
-    """None: that of timm's pretrained weights where they are used, else ImageNet's; the same for `std`."""
+    """None: that of timm's pretrained weights where they are used, else ImageNet's (with layout "caffe", Caffe's); the
+    same for `std`."""
     std: Triple | None = None
+    layout: Layout = "timm"
+    """"caffe": strides, dilations and pooling of the Caffe model that the papers start from, whose logits are one
+    row and column more where the image's side is a multiple of 8. Its weights compute nothing sensible without."""
 
     def __post_init__(self) -> None:
         _check_common(self.output_stride, (8, 16), self.dilations, self.mean, self.std)
+        if self.layout not in get_args(Layout):
+            raise ConfigError(f"layout is {self.layout!r}; expected timm or caffe")
+        if self.layout == "caffe" and self.backbone not in CAFFE_BACKBONES:
+            raise ConfigError(
+                f"backbone is {self.backbone!r} with layout 'caffe', which is a ResNet of bottlenecks; "
+                f"expected one of {', '.join(CAFFE_BACKBONES)}"
+            )
+        if self.layout == "caffe" and self.weights == "pretrained":
+            raise ConfigError(
+                "weights is 'pretrained' with layout 'caffe', but timm's weights are of layout 'timm'; "
+                "give the path of a converted Caffe model"
+            )
 
     def build(self, num_classes: int) -> Segmenter:
         """A network in channels_last format. Raises ConfigError where backbone or weights cannot be had."""
-        return _channels_last(_DeepLabV2(self, num_classes))
+        model = _DeepLabV2(self, num_classes)
+        if self.layout == "caffe" and self.weights != "none":
+            _load_caffe(model, self)
+        return _channels_last(model)
+
+
+def _load_caffe(model: Segmenter, config: DeepLabV2) -> None:
+    tensors = read_checkpoint(config.weights)
+    imported = map_caffe_deeplab(tensors, len(config.dilations), config.auxiliary)
+    if imported is None:
+        raise unknown_layout(Path(config.weights), tensors, "a ResNet's (conv1.weight, layer1.0.conv1.weight)")
+    load(model, imported, config.weights)
 
 
 @dataclass(frozen=True)
@@ -51,7 +99,7 @@ class DeepLabV3Plus:
     output_stride: int = 16
     """Stride of the deepest features: 8, 16 or 32; the class scores have it too where there is no decoder."""
     weights: str = "none"
-    """"none", "pretrained" (timm's own) or the path of a safetensors file with timm's names."""
+    """"none", "pretrained" (timm's own) or the path of a checkpoint with timm's names."""
     dilations: tuple[int, ...] = (6, 12, 18)
     """Rates at stride 16; doubled at 8, halved at 32."""
     aspp_channels: int = 256
@@ -98,7 +146,10 @@ def _scaled(dilations: Sequence[int], at_stride: int, output_stride: int) -> lis
 class _DeepLabV2(Segmenter):
     def __init__(self, config: DeepLabV2, num_classes: int) -> None:
         check_name(config.backbone)
+        caffe = config.layout == "caffe"
         mean, std = normalisation(config.backbone, config.weights, config.mean, config.std)
+        if caffe:
+            mean, std = config.mean or CAFFE_MEAN, config.std or CAFFE_STD
         super().__init__(
             num_classes,
             config.output_stride,
@@ -107,7 +158,9 @@ class _DeepLabV2(Segmenter):
             mean=mean,
             std=std,
         )
-        self.encoder = build_backbone(config.backbone, config.output_stride, config.weights)
+        self.encoder = build_backbone(config.backbone, config.output_stride, "none" if caffe else config.weights)
+        if caffe:
+            to_caffe(self.encoder)
         rates = _scaled(config.dilations, 8, config.output_stride)
         *_, before, deepest = channels(self.encoder)
         self.classifier = _ClassifierV2(deepest, num_classes, rates)

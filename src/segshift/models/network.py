@@ -15,11 +15,13 @@ from segshift import taxonomy
 from segshift.checkpoint import atomic_write
 from segshift.errors import ConfigError, RunError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
+from segshift.models.fcn8s import FCN8s
+from segshift.models.resnet38 import ResNet38
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
 from segshift.taxonomy import LabelSpace
 
-Network = SmallNet | DeepLabV3Plus | DeepLabV2
+Network = SmallNet | DeepLabV3Plus | DeepLabV2 | FCN8s | ResNet38
 """Add a network here to let recipes and saved models name it."""
 
 
