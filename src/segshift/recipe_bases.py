@@ -41,9 +41,9 @@ def _published(name: str, pair: str, network: str) -> Recipe:
     optimizer = Optimizer("sgd", lr=1e-6 if fcn8s else 1e-4, head_multiplier=1.0, momentum=0.9, power=0.0)
     view = View(crop=(500, 500), flip=False) if fcn8s else View(crop=(500, 500), scale=(0.7, 1.3))
     network_config = FCN8s("pretrained") if fcn8s else ResNet38()
-    warmup = Phase(
-        SourceOnlyConfig(optimizer), steps=90_000, batch=1 if fcn8s else 2, source_view=view, target_view=view
-    )
+    # The authors train with the statistics that the ImageNet weights came with, as batches of 2 have none worth having.
+    method = SourceOnlyConfig(optimizer, batch_norm="frozen")
+    warmup = Phase(method, steps=90_000, batch=1 if fcn8s else 2, source_view=view, target_view=view)
     return Recipe(name, name, network_config, warmup, data=_paper_data(pair))
 
 

@@ -268,3 +268,18 @@ def test_a_method_without_a_step_says_so() -> None:
 
     with pytest.raises(NotImplementedError, match="SingleNetwork defines"):
         _: Iterator[Losses] = SingleNetwork(model(), OPTIMIZER, 1, 0).step(batch(), 0)
+
+
+def test_source_only_with_frozen_statistics() -> None:
+    """The running statistics stay, and are what the images are normalised by."""
+    found = {}
+    for policy in ("source", "frozen"):
+        network = model()
+        before = {k: v.clone() for k, v in network.state_dict().items() if k.endswith(("running_mean", "running_var"))}
+        method = SourceOnlyConfig(OPTIMIZER, batch_norm=policy).build(network, 10, 0)  # type: ignore[arg-type]
+        found[policy] = next(method.step(batch(), 0))["source"].item()
+        changed = any(not torch.equal(network.state_dict()[k], v) for k, v in before.items())
+        assert changed is (policy == "source")
+    assert found["source"] != found["frozen"]
+    with pytest.raises(ConfigError, match=r"batch_norm = 'target'; expected source or frozen"):
+        SourceOnlyConfig(batch_norm="target")  # type: ignore[arg-type]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
+from segshift.errors import ConfigError
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
@@ -21,8 +22,16 @@ class SourceOnlyConfig(MethodConfig):
     optimizer: Optimizer = field(default_factory=Optimizer)
     augment: ColourAugmentation | None = None
     """Strong colour augmentation of the source images."""
+    batch_norm: Literal["source", "frozen"] = "source"
+    """source: statistics of the images at hand, and a running mean of them; frozen: as the weights came with them."""
 
     domains: ClassVar[tuple[Domain, ...]] = ("source",)
+
+    def __post_init__(self) -> None:
+        if self.batch_norm not in ("source", "frozen"):
+            raise ConfigError(
+                f"batch_norm = {self.batch_norm!r}; expected source or frozen: no target image is seen here"
+            )
 
     def build(self, model: nn.Module, steps: int, seed: int) -> SourceOnly:
         return SourceOnly(model, self, steps, seed)
@@ -36,4 +45,4 @@ class SourceOnly(SingleNetwork):
         self.config = config
 
     def step(self, batch: Batch, t: int) -> Iterator[Losses]:
-        yield {"source": self.segmentation_loss(batch.source, "source", t, "source", self.config.augment)}
+        yield {"source": self.segmentation_loss(batch.source, "source", t, self.config.batch_norm, self.config.augment)}
