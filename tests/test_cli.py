@@ -25,7 +25,8 @@ Said = pytest.CaptureFixture[str]
 def small(monkeypatch: pytest.MonkeyPatch, domains: tuple[Path, Path]) -> None:
     """`recipes.find` gives the tiny versions, without data."""
 
-    def find(name: str) -> Recipe:
+    def find(name: str, variant: str = "paper") -> Recipe:
+        assert variant == "paper"
         recipe = tiny(name.split("/")[1], *domains)
         return Recipe(**{**vars(recipe), "data": type(recipe.data)(short_side=48), "name": f"own/{recipe.label}"})
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segshift.errors import ConfigError, DataError
-from segshift.evaluate import Scores, compare, confusion, plain
+from segshift.evaluate import Scores, compare, confusion, plain, summary
 from segshift.taxonomy import LabelSpace, distinct_colors
 
 SPACE = LabelSpace("abcd", ("a", "b", "c", "d"), distinct_colors(4), {"ab": (0, 1), "cd": (2, 3)})
@@ -181,7 +181,9 @@ def test_table_in_plain_text():
     assert ["mIoU", "all", "(2", "of", "4", "classes)", "62.5", "100.0"] in lines
     assert ["mIoU", "ab", "(2", "classes)", "62.5", "100.0"] in lines
     assert ["mIoU", "cd", "(0", "of", "2", "classes)", "-", "-"] in lines
-    assert "IoU in percent, 1 image" in text
+    assert "IoU in percent, 1 image, label space abcd" in " ".join(text.split())
+    assert ["mean", "pixel", "accuracy", "(2", "of", "4", "classes)", "70.8", "100.0"] in lines
+    assert summary(weak) == "mIoU all (2 of 4 classes) 62.5, mIoU ab (2 classes) 62.5, mIoU cd (0 of 2 classes) -"
     assert "\x1b" not in text
 
 

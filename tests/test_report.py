@@ -11,7 +11,8 @@ from tests.fakes.run_folder import STREET, make_run
 
 from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import percent
-from segshift.report import ORACLE, panel_picture, results, write_report
+from segshift.report import panel_picture, write_report
+from segshift.report_figures import ORACLE, results
 from segshift.run_folder import read_run
 from segshift.taxonomy import LabelSpace
 

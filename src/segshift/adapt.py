@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -26,13 +26,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from segshift import checkpoint
 from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
-from segshift.data.cache import Cached, CachedImages, Memory
-from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
-from segshift.data.doctor import validate
-from segshift.data.open_data import MINICITY, open_oracle, open_source, open_target, open_test
+from segshift.data.protocols import ScoredAs, scored_space
 from segshift.draw_prior import draw_prior
-from segshift.engine import Domains, Engine
+from segshift.engine import Engine
 from segshift.errors import ConfigError, RunError
+from segshift.evaluate import summary
 from segshift.models.network import load_weights, save_model
 from segshift.models.segmenter import Segmenter
 from segshift.parts.processes import sum_over_processes
@@ -41,18 +39,10 @@ from segshift.predict import save_panels, score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
 from segshift.report import write_report
+from segshift.run_data import Data, open_all
 from segshift.snapshot import Position
 
 LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
-
-
-class Data(NamedTuple):
-    """The data of a run, opened and checked."""
-
-    domains: Domains
-    test: LabelledDataset | None
-    record: dict[str, Any]
-    """Counts and fingerprints: what `run.json` says of the data."""
 
 
 def start(
@@ -87,8 +77,12 @@ def start(
         "device": str(fabric.device.type),
         "processes": recipe.settings.devices * recipe.settings.nodes,
         "data": data.record,
+        "data_notes": data.notes,
+        "protocol": data.protocol,
         "space": data.domains.source.space.to_dict(),
     }
+    if isinstance(data.test, ScoredAs):
+        info["scored_space"] = scored_space(data.test).to_dict()
     if fabric.is_global_zero:
         checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
     return _Run(folder, recipe, data, info, fabric).to_the_end()
@@ -141,30 +135,6 @@ def launch(settings: Settings) -> Fabric:
     # After the launch, which sets a number of its own choice.
     torch.set_num_threads(settings.threads)
     return fabric
-
-
-def open_all(recipe: Recipe) -> Data:
-    """Open and check all data of a recipe. DataError lists every bad file before a step is taken."""
-    config = recipe.data
-    source = open_source(config)
-    needs_oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
-    target = open_oracle(config, source.space) if needs_oracle else open_target(config)
-    test = open_test(config, source.space)
-    sets: dict[str, ImageDataset] = {"source": source, "target": target}
-    if test is not None:
-        sets["test"] = test
-    for role, dataset in sets.items():
-        # What is drawn on demand has no files to check.
-        if (config.source if role == "source" else config.target) != MINICITY:
-            validate(dataset, role)
-    record = {name: {"images": len(d.names), "fingerprint": d.fingerprint()} for name, d in sets.items()}
-    cached_target = (
-        OracleTarget(Cached(target, Memory()))
-        if isinstance(target, OracleTarget)
-        else Unlabelled(CachedImages(target, Memory()))
-    )
-    cached_test = None if test is None else Cached(test, Memory())
-    return Data(Domains(Cached(source, Memory()), cached_target, config.short_side), cached_test, record)
 
 
 class _Run:
@@ -257,7 +227,7 @@ class _Run:
             checkpoint.atomic_write(self.folder / "evaluation" / f"{which}.json", content)
             if not which.startswith("round-"):
                 save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
-        self.reporter.say(f"{which}: mIoU {100 * scores.mean_iou():.1f} over {len(test.names)} test images")
+        self.reporter.say(f"{which}: {summary(scores)}, over {len(test.names)} test images")
 
     def _score_round(self, model: Segmenter, phase: Phase, n: int) -> None:
         """What the run would score if it ended with round n: on a copy, so that training goes on as it would."""

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from segshift import __version__, recipes
+from segshift import __version__, recipes, tables
 from segshift import options as options_of
 from segshift.errors import ConfigError, SegshiftError, StoppedError
 
@@ -22,11 +22,19 @@ COMMANDS = {
     "recipes": "list the named experiments",
     "adapt": "run a recipe on a labelled source and an unlabelled target",
     "resume": "go on with an interrupted run, to the same weights",
+    "table": "run the rows of a paper's table, and print ours beside the published figures",
     "evaluate": "score a trained model on labelled images",
     "predict": "label new images with a trained model",
     "report": "write the report of one or several runs again",
     "check": "look through a folder of images and labels, and name every file with a fault",
 }
+
+EXAMPLES = {
+    "evaluate": "segshift evaluate runs/own/cbst --data cityscapes:DIR --split val",
+    "predict": "segshift predict runs/own/cbst photos --out labelled",
+    "check": "segshift check gta5:DIR",
+}
+"""What follows wrong words, where names of options alone leave open how they go together."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,17 +81,25 @@ def _help() -> None:
     console.print(table)
 
 
-def _parse(kind: Any, words: Sequence[str], command: str, default: Any = None) -> Any:
-    """The options of a command; tyro prints help, and suggests what a mistyped option may have meant."""
+def _parse(kind: Any, words: Sequence[str], command: str, default: Any = None, flags: bool = False) -> Any:
+    """The options of a command; tyro prints help, and suggests what a mistyped option may have meant.
+
+    `flags`: a switch is given by its name alone; else True or False follows, as for every field of a recipe.
+    """
     known = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind,
-        args=list(words),
-        prog=f"segshift {command}",
-        description=COMMANDS[command.split(maxsplit=1)[0]],
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        **known,
-    )
+    try:
+        return tyro.cli(
+            kind,
+            args=list(words),
+            prog=f"segshift {command}",
+            description=COMMANDS[command.split(maxsplit=1)[0]],
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff),
+            **known,
+        )
+    except SystemExit as stop:
+        if stop.code and command in EXAMPLES:
+            Console(stderr=True).print(f"such as: {EXAMPLES[command]}", highlight=False, soft_wrap=True)
+        raise
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -100,6 +116,12 @@ def _recipes(words: Sequence[str]) -> int:
                 table.add_row(f"[bold]{entry.name}[/]", entry.summary)
         console.print(table)
     console.print("\nRun one: segshift adapt RECIPE --source DIR --target DIR", highlight=False)
+    console.print("\ntables and figures of the papers", highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for entry in tables.TABLES.values():
+        table.add_row(f"[bold]{entry.name}[/]", entry.summary)
+    console.print(table)
+    console.print("\nRun one: segshift table NAME --source LAYOUT:DIR --target LAYOUT:DIR", highlight=False)
     return 0
 
 
@@ -116,11 +138,22 @@ def _adapt(words: Sequence[str]) -> int:
     from segshift.adapt import start
     from segshift.overrides import AdaptOptions, apply
 
-    recipe = recipes.find(words[0])
-    options = _parse(AdaptOptions, words[1:], f"adapt {words[0]}", AdaptOptions(recipe=recipe))
+    variant, others = _variant(words[1:])
+    recipe = recipes.find(words[0], variant)
+    options = _parse(AdaptOptions, others, f"adapt {words[0]}", AdaptOptions(recipe=recipe, variant=variant))
     folder = start(apply(options), options.out or Path("runs") / recipe.name, options.warmup_from, options.oracle)
     _print_scores([folder], options.oracle)
     return 0
+
+
+def _variant(words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The value of `--variant`, and the other words: it decides the defaults that those override."""
+    words = list(words)
+    for at, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--variant" and (equals or at + 1 < len(words)):
+            return (value, words[:at] + words[at + 1 :]) if equals else (words[at + 1], words[:at] + words[at + 2 :])
+    return "paper", words
 
 
 def _resume(words: Sequence[str]) -> int:
@@ -140,6 +173,15 @@ def _demo(words: Sequence[str]) -> int:
     return 0
 
 
+def _table(words: Sequence[str]) -> int:
+    options = _parse(options_of.TableOptions, words, "table", flags=True)
+    tables.find(options.table)  # before torch is loaded
+    from segshift.run_table import run_table
+
+    run_table(options)
+    return 0
+
+
 def _evaluate(words: Sequence[str]) -> int:
     options = _parse(options_of.EvaluateOptions, words, "evaluate")
     from segshift.checkpoint import atomic_write
@@ -149,7 +191,8 @@ def _evaluate(words: Sequence[str]) -> int:
     from segshift.scan import Views
 
     track = Reporter().track("scoring")
-    scores = evaluate_folder(options.run, options.data, options.split, Views(options.flip, options.scales), track)
+    views = Views(options.flip, options.scales)
+    scores = evaluate_folder(options.run, options.data, options.split, views, track, options.score_as)
     if options.out is not None:
         atomic_write(options.out, json.dumps(scores.to_dict(), indent=1).encode())
     Console().print(compare({options.run.name: scores}, scores.space))
@@ -181,16 +224,18 @@ def _report(words: Sequence[str]) -> int:
 
 def _check(words: Sequence[str]) -> int:
     options = _parse(options_of.CheckOptions, words, "check")
-    from segshift.data.doctor import check_folder, render
+    from segshift.data.doctor import render
+    from segshift.data.doctor_layout import check_data
+    from segshift.progress import Reporter
 
-    findings = check_folder(options.folder)
+    findings = check_data(options.data, Reporter().track("checking"))
     render(findings, Console())
     return 1 if findings.problems else 0
 
 
 def _print_scores(runs: Sequence[Path], oracle: Path | None = None) -> None:
     from segshift.parts.processes import is_first
-    from segshift.report import score_table
+    from segshift.report_figures import score_table
 
     if not is_first():
         return
@@ -202,6 +247,7 @@ _HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "recipes": _recipes,
     "adapt": _adapt,
     "resume": _resume,
+    "table": _table,
     "evaluate": _evaluate,
     "predict": _predict,
     "report": _report,

@@ -7,10 +7,12 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Integer, UInt8
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
@@ -165,6 +167,68 @@ def curves(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_FAINT)
     return _to_svg(figure)
+
+
+class Curve(NamedTuple):
+    """A line of a chart."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] | None = None
+    """Half the height of a band around it, at each x."""
+    strong: bool = False
+    """Drawn thicker than the others, and on top."""
+
+
+class Chart(NamedTuple):
+    """One picture of a sheet of charts."""
+
+    title: str
+    curves: Sequence[Curve]
+    legend: str
+    """Title of the legend."""
+
+
+def chart(charts: Sequence[Chart], columns: int, x_label: str, y_label: str, kind: Literal["png", "svg"]) -> bytes:
+    """A sheet of charts with legends, all on the same axes, as the content of a PNG or SVG file.
+
+    Curves take colours from dark to light in the order given, as values of one parameter do.
+    """
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(4.6 * columns + 0.4, 3.1 * rows + 0.3), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, entry in zip(grid, charts, strict=False):
+        _draw_chart(axes, entry)
+    for axes in grid[len(charts) :]:
+        axes.set_axis_off()
+    figure.get_layout_engine().set(h_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    figure.supxlabel(x_label, fontsize=10)
+    figure.supylabel(y_label, fontsize=10)
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segshift"}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def _draw_chart(axes: Axes, entry: Chart) -> None:
+    colors = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, max(len(entry.curves), 2)))
+    for curve, color in zip(entry.curves, colors, strict=False):
+        width, order = (2.6, 4) if curve.strong else (1.4, 3)
+        axes.plot(curve.x, curve.y, color=color, linewidth=width, zorder=order, marker="o", markersize=2 * width,
+                  label=curve.label, solid_joinstyle="round")  # fmt: skip
+        if curve.spread is not None:
+            low, high = np.subtract(curve.y, curve.spread), np.add(curve.y, curve.spread)
+            axes.fill_between(curve.x, low, high, color=color, alpha=0.12, linewidth=0, zorder=2)
+    axes.set_title(entry.title, fontsize=11, loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.tick_params(labelsize=9, length=0, labelbottom=True, labelleft=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color("#aaaaaa")
+    if entry.curves:
+        axes.legend(title=entry.legend, fontsize=8.5, title_fontsize=8.5, frameon=False, loc="center left",
+                    bbox_to_anchor=(1.0, 0.5))  # fmt: skip
 
 
 def _to_svg(figure: Figure) -> str:

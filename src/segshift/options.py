@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    run: Positional[Path]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of a finished run, or of a saved model."""
-    data: Path
-    """Folder with images/ and labels/, or with splits that hold them."""
+    data: Annotated[str, arg(metavar="DATA")]
+    """LAYOUT:DIR (such as cityscapes:DIR), or a folder with images/ and labels/, or with splits that hold them."""
     split: str | None = None
-    """The split of that folder."""
+    """The split of that data; default: the one that is usually scored, of a folder images/ itself."""
+    score_as: Literal["own", "nthu13"] = "own"
+    """Merge predictions and truth into these classes before scoring; own: the model's classes."""
     flip: bool = False
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
@@ -46,11 +49,11 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    run: Positional[Path]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of a finished run, or of a saved model."""
-    images: Positional[Path]
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")]
     """An image, or a folder of images."""
-    out: Path
+    out: Annotated[Path, arg(metavar="DIR")]
     """Folder for labels/ and overlays/."""
     flip: bool = False
     """Average over the image and its mirror image."""
@@ -70,5 +73,40 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    folder: Positional[Path]
-    """Folder with images/ (and labels/), or with splits that hold them."""
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """LAYOUT:DIR (such as gta5:DIR), or a folder with images/ (and labels/), or with splits that hold them."""
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    table: Positional[str]
+    """A table of `segshift recipes`, such as cbst/table3."""
+    source: str | None = None
+    """Labelled source, as LAYOUT:DIR (such as gta5:DIR) or a folder."""
+    target: str | None = None
+    """Target, likewise; its labels are read for scoring alone, and by the oracle."""
+    data: str | None = None
+    """Run the rows on this group of recipes (minicity, camvid-dusk, nuclei, own) instead of the paper's pair."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rows: tuple[str, ...] = ()
+    """Only these rows, by key or network/key; default: all."""
+    out: Path = Path("runs/tables")
+    """Folder for runs, tables and figures."""
+    results: Path | None = None
+    """File that finished runs are appended to, and read from; default: results.jsonl in OUT."""
+    threads: int = 2
+    """CPU threads to compute with."""
+    devices: int = 1
+    """Processes that train together, one a GPU where there are any."""
+    weights: tuple[str, ...] = ()
+    """Weights the networks start from: FILE, or NETWORK=FILE for each network of the table."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the images those weights expect; default: the network's own."""
+    std: tuple[float, float, float] | None = None
+    """Likewise the standard deviation."""
+    variant: Literal["paper", "released"] = "paper"
+    """Follow the paper, or its released code where that differs."""
+    folds: Literal["pooled", "mean"] = "pooled"
+    """Cross-validation: one confusion matrix over all folds, or the mean of the folds' scores."""
+    dry_run: bool = False
+    """Print the planned runs and what is done of them, and stop."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from segshift.data.layouts import FOLDER, parse
+from segshift.data.open_data import MINICITY
 from segshift.errors import ConfigError
 from segshift.recipe import Recipe
 
@@ -16,9 +18,9 @@ from segshift.recipe import Recipe
 class AdaptOptions:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     source: str | None = None
-    """Labelled source: a folder, or minicity."""
+    """Labelled source: LAYOUT:DIR for a public data set (such as gta5:DIR), a folder, or minicity."""
     target: str | None = None
-    """Unlabelled target: a folder, or minicity."""
+    """Unlabelled target, likewise (such as cityscapes:DIR)."""
     out: Path | None = None
     """Folder of the run; default: runs/RECIPE."""
     warmup_from: Path | None = None
@@ -29,6 +31,8 @@ class AdaptOptions:
     """Decides all that is random."""
     threads: int | None = None
     """CPU threads to compute with."""
+    variant: Literal["paper", "released"] = "paper"
+    """released: the details of the authors' code where they change results (docs/methods.md lists them)."""
     weights: str | None = None
     """Weights of the backbone: a safetensors file, pretrained (downloaded by timm), or none."""
 
@@ -37,10 +41,13 @@ def apply(options: AdaptOptions) -> Recipe:
     """The recipe with the short options put in. ConfigError where one does not fit."""
     recipe = options.recipe
     data, settings, network = recipe.data, recipe.settings, recipe.network
-    if options.source is not None:
-        data = replace(data, source=options.source)
-    if options.target is not None:
-        data = replace(data, target=options.target)
+    source, source_layout = place(options.source or data.source, data.source_layout)
+    target, target_layout = place(options.target or data.target, data.target_layout)
+    data = replace(data, source=source, source_layout=source_layout, target=target, target_layout=target_layout)
+    if not (data.source and data.target):
+        raise ConfigError(
+            f"recipe {recipe.name} needs --source {_words(source_layout)} and --target {_words(target_layout)}"
+        )
     if (data.source == "minicity") != (data.target == "minicity"):
         raise ConfigError(f"source is {data.source}, target is {data.target}; expected two folders, or minicity twice")
     if data.source == "minicity" and not recipe.name.startswith("minicity/"):
@@ -56,3 +63,15 @@ def apply(options: AdaptOptions) -> Recipe:
             )
         network = replace(network, weights=options.weights)  # pyright: ignore[reportCallIssue]
     return replace(recipe, data=data, settings=settings, network=network)
+
+
+def place(text: str, layout: str) -> tuple[str, str]:
+    """(path, layout) of LAYOUT:PATH; `layout`, that of the recipe, where the text names none."""
+    named, path = parse(text)
+    if path == MINICITY:
+        return path, FOLDER
+    return path, layout if path == text else named
+
+
+def _words(layout: str) -> str:
+    return "DIR" if layout == FOLDER else f"{layout}:DIR"

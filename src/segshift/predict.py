@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from segshift.checkpoint import atomic_write
 from segshift.data.dataset import ImageDataset, LabelledDataset
 from segshift.data.files import IMAGE_SUFFIXES, list_files, read_image
-from segshift.data.folder import Folder, one_each
+from segshift.data.folder import one_each
+from segshift.data.open_data import OWN, open_for
+from segshift.data.protocols import ScoredAs, scored_space
 from segshift.draw import overlay
 from segshift.errors import DataError
 from segshift.evaluate import Scores, confusion
@@ -37,19 +40,23 @@ def score(
 ) -> Scores:
     """Scores over a labelled set, predicted at each label's own size.
 
-    Process `rank` of `world` takes every world-th image; `merge` sums the confusion matrices.
+    Of a `ScoredAs`, truth and prediction are merged into its classes before they are compared, and the scores are over
+    those. Process `rank` of `world` takes every world-th image; `merge` sums the confusion matrices.
     """
     indices = range(rank, len(test.names), world)
+    space = scored_space(test)
+    table = torch.from_numpy(test.classes.table) if isinstance(test, ScoredAs) else None
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for index in track(iter(indices), len(indices)) if track else indices:
             truth = test.label(index)
             size = (truth.shape[0], truth.shape[1])
-            yield truth, predict_label(model, test.image(index), size, short_side, views)
+            label = predict_label(model, test.image(index), size, short_side, views)
+            yield (truth, label) if table is None else (table[truth.long()], table[label.long()])
 
     with evaluating(model):
-        matrix = confusion(pairs(), len(test.space))
-    return Scores(test.space, merge(matrix) if merge else matrix, len(test.names))
+        matrix = confusion(pairs(), len(space))
+    return Scores(space, merge(matrix) if merge else matrix, len(test.names))
 
 
 def panel_indices(count: int) -> list[int]:
@@ -60,7 +67,10 @@ def panel_indices(count: int) -> list[int]:
 def save_panels(
     folder: Path, model: nn.Module, test: LabelledDataset, short_side: int | None, views: Views, which: str
 ) -> None:
-    """Write image, truth and the model's label (`which`.png) of a few test images under `folder`/NAME/."""
+    """Write image, truth and the model's label (`which`.png) of a few test images under `folder`/NAME/.
+
+    Both labels are over the model's classes, also where scores are over merged ones: pictures show what was predicted.
+    """
     with evaluating(model):
         for index in panel_indices(len(test.names)):
             image, truth = test.image(index), test.label(index)
@@ -117,10 +127,12 @@ class LooseImages:
         return ""
 
 
-def evaluate_folder(run: Path, data: Path, split: str | None, views: Views, track: Track | None = None) -> Scores:
-    """Score a trained model on a labelled folder. The folder's classes must be the model's."""
+def evaluate_folder(
+    run: Path, data: Path | str, split: str | None, views: Views, track: Track | None = None, score_as: str = OWN
+) -> Scores:
+    """Score a trained model on labelled images: a folder, or LAYOUT:PATH, whose classes must be the model's."""
     trained = load_model(run)
-    test = Folder(data, split, trained.space)
+    test = open_for(trained.space, str(data), split, score_as)
     return score(trained.network, test, trained.short_side, views, track=track)
 
 

@@ -49,13 +49,15 @@ def read_run(path: Path) -> Run:
             f"{path / 'run.json'}: {', '.join(missing)} missing; expected the run.json of a run: run it again"
         )
     space, _ = taxonomy.from_dict(info["space"], str(path / "run.json"))
+    # Classes may be merged before scoring: the scores are then over other classes than the model.
+    scored, _ = taxonomy.from_dict(info.get("scored_space", info["space"]), str(path / "run.json"))
     rounds = sorted(path.glob("round-*/statistics.json"), key=lambda file: (len(file.parent.name), file.parent.name))
     return Run(
         path,
         info,
         space,
-        _read_scores(path / "evaluation" / "warmup.json", space),
-        _read_scores(path / "evaluation" / "final.json", space),
+        _read_scores(path / "evaluation" / "warmup.json", scored),
+        _read_scores(path / "evaluation" / "final.json", scored),
         tuple(_read_json(file) for file in rounds),
         _read_log(path / "log.jsonl"),
     )

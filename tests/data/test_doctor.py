@@ -165,8 +165,14 @@ def test_any_data_set_can_be_checked():
             return "drawn"
 
     done = []
-    findings = check(Drawn(), "drawn", advance=lambda: done.append(1))
-    assert len(done) == 2
+
+    def track(items, total):
+        for item in items:
+            yield item
+            done.append((item, total))
+
+    findings = check(Drawn(), "drawn", track=track)
+    assert done == [(0, 2), (1, 2)]
     assert [problem.file for problem in findings.problems] == ["b"]
     assert "4x5 pixels" in str(findings.problems[0])
     assert str(Problem("b", "is odd")) == "b: is odd"

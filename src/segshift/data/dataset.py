@@ -62,3 +62,10 @@ class OracleTarget:
         self.image = dataset.image
         self.label = dataset.label
         self.fingerprint = dataset.fingerprint
+        self._dataset = dataset
+
+    @property
+    def notes(self) -> list[str]:
+        """What the data set has to say of itself that is odd but handled."""
+        found: list[str] = getattr(self._dataset, "notes", [])  # they grow as labels are read
+        return list(found)

@@ -1,13 +1,13 @@
 """What is in a data set, and what is wrong with it: every file is read once, every fault is named.
 
-`check_folder` looks at a folder as it lies on disk (`segshift check`), `check` at any data set, and `validate` stops a
-run before its first step.
+`check_folder` looks at a folder as it lies on disk (`segshift check`; `doctor_layout` does so for public data sets),
+`check` at any data set, and `validate` stops a run before its first step.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from segshift.data.folder import (
     splits_of,
     worker_threads,
 )
+from segshift.data.protocols import notes_of
 from segshift.errors import DataError, SegshiftError
 from segshift.taxonomy import IGNORE, LabelSpace, read_classes, unnamed
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LISTED = 20
-"""Faults an error names one by one; the rest are counted."""
+"""Faults an error names one by one, and notes that are printed; the rest are counted."""
+Track = Callable[[Iterator[int], int], Iterator[int]]
+"""Wraps an iterator of known length to show progress."""
 
 
 class Problem(NamedTuple):
@@ -67,47 +70,47 @@ class Findings:
     space: LabelSpace | None = None
     """None where there are no labels."""
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is odd but handled when the data set is used, such as a label that is resized to its image."""
 
 
-class _Item(NamedTuple):
+class Reading(NamedTuple):
     """One image, and how to read it and its label."""
 
     image_file: str
     label_file: str
     image: Callable[[], Tensor]
     label: Callable[[], Tensor] | None
+    resized: bool = False
+    """Whether a label of another size than its image is handled: a note, no problem."""
 
 
 class _Seen(NamedTuple):
     size: tuple[int, int] | None
     pixels: np.ndarray | None
     problems: list[Problem]
+    notes: list[str]
 
 
-def _nothing() -> None: ...
-
-
-def check(dataset: ImageDataset, where: str | None = None, advance: Callable[[], object] = _nothing) -> Findings:
-    """Read every image, and every label where the data set has them.
-
-    `advance` is called after each image, from this thread: for a progress bar.
-    """
+def check(dataset: ImageDataset, where: str | None = None, track: Track | None = None) -> Findings:
+    """Read every image, and every label where the data set has them; `track` shows progress."""
     findings = Findings(where or repr(dataset), space=getattr(dataset, "space", None))
     label = getattr(dataset, "label", None)
     items = [
-        _Item(name, name, partial(dataset.image, i), None if label is None else partial(label, i))
+        Reading(name, name, partial(dataset.image, i), None if label is None else partial(label, i))
         for i, name in enumerate(dataset.names)
     ]
-    _examine(items, findings, advance)
+    examine(items, findings, track)
+    findings.notes += notes_of(dataset)
     return findings
 
 
-def validate(dataset: ImageDataset, role: str = "source", advance: Callable[[], object] = _nothing) -> Findings:
+def validate(dataset: ImageDataset, role: str = "source", track: Track | None = None) -> Findings:
     """`check`, and one DataError that lists every fault (the first 20 by name) where there is any.
 
-    `role` (source, target, test) begins the message.
+    `role` (source, target, test) begins the message. Notes are in what is returned, and stop nothing.
     """
-    findings = check(dataset, advance=advance)
+    findings = check(dataset, track=track)
     if findings.problems:
         count = len(findings.problems)
         lines = "\n".join(f"  {problem}" for problem in findings.problems[:LISTED])
@@ -119,7 +122,7 @@ def validate(dataset: ImageDataset, role: str = "source", advance: Callable[[], 
     return findings
 
 
-def check_folder(path: Path | str, advance: Callable[[], object] = _nothing) -> Findings:
+def check_folder(path: Path | str, track: Track | None = None) -> Findings:
     """Read every file of a folder (all its splits), and name all that is wrong rather than stop at the first.
 
     Without `classes.yaml` any id is a class. Raises DataError only where there is no `images/` to look at.
@@ -129,13 +132,13 @@ def check_folder(path: Path | str, advance: Callable[[], object] = _nothing) -> 
     own_images = (root / "images").is_dir()
     splits = splits_of(root) if root.is_dir() and not own_images else ()
     folders = [root / split for split in splits] or [_only_folder(root)]
-    items: list[_Item] = []
+    items: list[Reading] = []
     for folder in folders:
         found = _items_of(folder, findings)
         if splits:
             findings.splits[folder.name] = len(found)
         items += found
-    _examine(items, findings, advance)
+    examine(items, findings, track)
     if findings.space is None and findings.pixels[:IGNORE].any():
         findings.space = unnamed(int(np.flatnonzero(findings.pixels[:IGNORE])[-1]) + 1)
     return findings
@@ -151,7 +154,7 @@ def _only_folder(root: Path) -> Path:
         raise DataError(f"{error}{hint}") from error
 
 
-def _items_of(folder: Path, findings: Findings) -> list[_Item]:
+def _items_of(folder: Path, findings: Findings) -> list[Reading]:
     """What is to be read in one split; files that do not pair up are noted as problems."""
     images, labels = list_files(folder / "images", IMAGE_SUFFIXES), list_files(folder / "labels", LABEL_SUFFIXES)
     read = _label_reader(folder, findings)
@@ -167,7 +170,7 @@ def _items_of(folder: Path, findings: Findings) -> list[_Item]:
         if label is None and (folder / "labels").is_dir():
             note(Problem(str(image), f"has no label; expected {folder / 'labels' / name}.png"))
         reading = None if label is None else partial(read, label)
-        items.append(_Item(str(image), str(label), partial(read_image, image), reading))
+        items.append(Reading(str(image), str(label), partial(read_image, image), reading))
     for name in labels.keys() - images.keys():
         note(Problem(str(labels[name][0]), f"is a label without an image; expected one named {name} in images/"))
     return items
@@ -189,45 +192,59 @@ def _label_reader(folder: Path, findings: Findings) -> Callable[[Path], Tensor]:
     return partial(read_ids, space=space, ignore=ignore)
 
 
-def _examine(items: Sequence[_Item], findings: Findings, advance: Callable[[], object]) -> None:
+def examine(items: Sequence[Reading], findings: Findings, track: Track | None = None) -> None:
+    """Read all items once, and add what they show to the findings."""
     with ThreadPoolExecutor(worker_threads()) as pool:
         # In the items' order, so that the findings do not depend on which thread was the fastest.
-        for item, seen in zip(items, pool.map(_see, items)):
+        seen_in_order = pool.map(_see, items)
+        indices = iter(range(len(items)))
+        for index in track(indices, len(items)) if track else indices:
+            seen = next(seen_in_order)
             findings.images += 1
-            findings.labels += item.label is not None
+            findings.labels += items[index].label is not None
             if seen.size is not None:
                 findings.sizes[seen.size] += 1
             if seen.pixels is not None:
                 findings.pixels += seen.pixels
                 findings.occurs += seen.pixels > 0
             findings.problems += seen.problems
-            advance()
+            findings.notes += seen.notes
 
 
-def _see(item: _Item) -> _Seen:
+def _see(item: Reading) -> _Seen:
     """Read one image and its label."""
-    size, pixels, problems = None, None, []
+    seen = _Seen(None, None, [], [])
     try:
         image = item.image()
-        size = (image.shape[1], image.shape[2])
+        seen = seen._replace(size=(image.shape[1], image.shape[2]))
     except SegshiftError as error:
-        problems.append(Problem(item.image_file, str(error)))
+        seen.problems.append(Problem(item.image_file, str(error)))
     if item.label is None:
-        return _Seen(size, pixels, problems)
+        return seen
     try:
         label = item.label()
-        pixels = np.bincount(label.numpy().reshape(-1), minlength=256)
-        if size is not None:
-            require_same_size(item.label_file, (label.shape[0], label.shape[1]), item.image_file, size)
+        seen = seen._replace(pixels=np.bincount(label.numpy().reshape(-1), minlength=256))
+        found = (label.shape[0], label.shape[1])
+        if seen.size is not None and seen.size != found and item.resized:
+            sizes = f"is {found[0]}x{found[1]} pixels (height x width), its image {seen.size[0]}x{seen.size[1]}"
+            seen.notes.append(f"{item.label_file}: {sizes}: the label is resized when it is used (nearest pixel)")
+        elif seen.size is not None:
+            require_same_size(item.label_file, found, item.image_file, seen.size)
     except SegshiftError as error:
         # A data set that compares the sizes itself stumbles over an unreadable image a second time.
-        if not any(str(error) == known.text for known in problems):
-            problems.append(Problem(item.label_file, str(error)))
-    return _Seen(size, pixels, problems)
+        if not any(str(error) == known.text for known in seen.problems):
+            seen.problems.append(Problem(item.label_file, str(error)))
+    return seen
+
+
+def listed(notes: Sequence[str]) -> list[str]:
+    """The first notes, and a line that counts the rest."""
+    more = len(notes) - LISTED
+    return [*notes[:LISTED], *([f"and {more} more such notes"] if more > 0 else [])]
 
 
 def render(findings: Findings, console: Console) -> None:
-    """Print the findings: number of images, sizes, the classes' shares, and every file with a fault by name."""
+    """Print the findings: number of images, sizes, the classes' shares, notes, and every file with a fault by name."""
     from rich.table import Table
     from rich.text import Text
 
@@ -244,6 +261,8 @@ def render(findings: Findings, console: Console) -> None:
         for row in _class_rows(findings, findings.space):
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
+    for note in listed(findings.notes):
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
     for problem in findings.problems:
         # One line a fault however narrow the terminal: names are to be copied and searched for.
         console.print(Text(f"problem: {problem}", style="red"), soft_wrap=True)

@@ -1,0 +1,100 @@
+"""The protocol of a run in plain sentences, for `run.json` and the report: what is trained on, what is scored, how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget
+from segshift.data.layouts import FOLDER, LAYOUTS
+from segshift.data.open_data import MINICITY, DataConfig, Domain, usual_test_split
+from segshift.data.protocols import ScoredAs
+from segshift.taxonomy import CITYSCAPES, LabelSpace
+
+_BDD = (
+    "BDD100K is not the BDD-V (3,333 training and 745 validation images) of the CBST paper's Table 4: the figures do "
+    "not compare with that table."
+)
+_SYNTHIA = (
+    "SYNTHIA's labels hold 16 of the 19 classes: terrain, truck and train are never trained, so the mean to look at is "
+    "synthia16 or synthia13, not that over all classes."
+)
+
+
+def protocol(
+    config: DataConfig, source: LabelledDataset, target: ImageDataset, test: LabelledDataset | None
+) -> list[str]:
+    """The sentences, in the order of a reader's questions; `target` is an `OracleTarget` where its labels train too."""
+    oracle = isinstance(target, OracleTarget)
+    seen = "with their labels (oracle)" if oracle else "without their labels"
+    sentences = [
+        f"Source: {len(source.names)} labelled images of {_where(config, 'source', config.source_split)}.",
+        f"Target: {len(target.names)} images of {_where(config, 'target', config.target_split)}, trained on {seen}.",
+        *_scored(config, test, oracle),
+    ]
+    if config.classes is not None:
+        sentences.append(
+            f"Classes: the {len(source.space)} of the subset {config.classes}; pixels of all other classes are "
+            "ignored, in training and in scoring."
+        )
+    if isinstance(test, ScoredAs):
+        sentences.append(_merged(test))
+    if config.source_layout == "synthia" and config.source != MINICITY and config.classes is None:
+        sentences.append(_SYNTHIA)
+    if config.target_layout == "bdd" and config.target != MINICITY:
+        sentences.append(_BDD)
+    return sentences
+
+
+def _scored(config: DataConfig, test: LabelledDataset | None, oracle: bool) -> list[str]:
+    if test is None:
+        return ["Scored: nothing, for no labelled test images were found."]
+    count = len(test.names)
+    if config.folds:
+        return [
+            f"Scored: the other {count} images of that set, fold {config.fold} (of 0 to {config.folds - 1}): every "
+            f"{_ordinal(config.folds)} in name order, cross-validation."
+        ]
+    if config.transductive:
+        warning = " The oracle was trained on the very labels it is scored with." if oracle else ""
+        return [
+            f"Scored: these same {count} images (transductive), their labels read for scoring alone. The figures do "
+            f"not say how an adapted model does on images it has not seen.{warning}"
+        ]
+    return [f"Scored: {count} images of {_where(config, 'target', config.test_split or usual_test_split(config))}."]
+
+
+def _merged(test: ScoredAs) -> str:
+    """Which classes are put together, read from the merge itself."""
+    merged, outside = [], []
+    for i, name in enumerate(test.space.classes):
+        into = test.classes.space.classes[int(test.classes.table[i])]
+        if into not in CITYSCAPES.classes:
+            outside.append(name)
+        elif into != name:
+            merged.append(f"{name} counts as {into}")
+    errors = f"; {', '.join(outside)} is none of them: an error wherever it is predicted" if outside else ""
+    size = _named(test.classes.space)
+    return f"Scored as {test.classes.name}, {size} classes, in truth and prediction alike: {', '.join(merged)}{errors}."
+
+
+def _named(space: LabelSpace) -> int:
+    """Classes that the merge is named for."""
+    return len(space.subsets.get(space.name, space.subsets["all"]))
+
+
+def _where(config: DataConfig, domain: Domain, split: str | None) -> str:
+    """`Cityscapes, split val`: no path, which is another machine's."""
+    path, layout = (
+        (config.source, config.source_layout) if domain == "source" else (config.target, config.target_layout)
+    )
+    if path == MINICITY:
+        return f"MiniCity's {domain} town, split {split or 'train'}"
+    if layout != FOLDER:
+        known = LAYOUTS[layout]
+        return f"{known.title}, split {split}" if known.splits else f"{known.title} (all of it)"
+    return f"the folder {Path(path).name}" + (f", split {split}" if split else "")
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{ending}"

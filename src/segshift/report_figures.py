@@ -1,0 +1,181 @@
+"""The figures of a report: one or several runs' scores beside one another, as plain values and as a table.
+
+Source-only stands beside the adapted model, a mean says which subset it is over, and what looked at target labels is
+called oracle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from segshift.errors import ConfigError, RunError
+from segshift.evaluate import Scores, compare
+from segshift.run_folder import Run, read_run
+from segshift.taxonomy import LabelSpace
+
+ORACLE = "oracle (target labels)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model in the tables: its name, where it comes from, and the row its differences refer to."""
+
+    label: str
+    kind: str  # "warmup", "adapted" or "oracle"
+    run: Run
+    scores: Scores | None
+    base: int | None
+
+    @property
+    def picture(self) -> str:
+        return "warmup.png" if self.kind == "warmup" else "final.png"
+
+
+def results(runs: Sequence[Path], oracle: Path | None = None) -> dict[str, Any]:
+    """All figures of a report as plain JSON values; shares are fractions of 1, None where there is no figure.
+
+    `rows` holds a model each: `miou` (subset -> value, classes averaged, size of the subset, difference), `iou`
+    (class -> value, difference) and the accuracies; differences are to the row named in `compared_with`.
+    `runs` holds each run's rounds. Raises RunError for a folder that is not a run, or runs over different classes.
+    """
+    return figures_of(*read_all(runs, oracle))
+
+
+def score_table(runs: Sequence[Path], oracle: Path | None = None) -> Table | str:
+    """The report's headline as a table for the terminal: one column a model, one row a class, then the means."""
+    read, supervised = read_all(runs, oracle)
+    rows = {row.label: row.scores for row in rows_of(read, supervised) if row.scores is not None}
+    return compare(rows, _scored_space(read[0])) if rows else "no scores: the target has no labelled test images"
+
+
+def read_all(runs: Sequence[Path], oracle: Path | None) -> tuple[list[Run], Run | None]:
+    if not runs:
+        raise ConfigError("runs is empty; expected at least one run folder")
+    read = [read_run(path) for path in runs]
+    supervised = None if oracle is None else read_run(oracle)
+    for run in [*read, *([supervised] if supervised else [])]:
+        if run.space.classes != read[0].space.classes:
+            raise RunError(
+                f"{run.path} has the classes of {run.space.name} ({len(run.space)}), {read[0].path} those of "
+                f"{read[0].space.name} ({len(read[0].space)}); expected equal classes: report them separately"
+            )
+        if _scored_space(run).classes != _scored_space(read[0]).classes:
+            raise RunError(
+                f"{run.path} is scored as {_scored_space(run).name}, {read[0].path} as {_scored_space(read[0]).name}; "
+                "expected one way of scoring: report them separately"
+            )
+    return read, supervised
+
+
+# Figures
+
+
+def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
+    """Source-only (once, where all runs share it), each adapted model, the oracle; labels are distinct."""
+    rows: list[Row] = []
+    shared = len({_warmup_key(run) for run in runs}) == 1
+    for run in runs:
+        # A run that is a warm-up and nothing else has one model, its last.
+        is_warmup = run.warmup is None and run.info["label"] == run.warmup_label
+        if not is_warmup and (not shared or not rows):
+            rows.append(Row(run.warmup_label, "warmup", run, run.warmup, None))
+        base = max((i for i, row in enumerate(rows) if row.kind == "warmup"), default=None)
+        rows.append(Row(str(run.info["label"]), "adapted", run, run.final, base))
+    if oracle:
+        rows.append(Row(ORACLE, "oracle", oracle, oracle.final, 0 if shared else None))
+    for detail in (lambda row: f"seed {row.run.info.get('seed')}", lambda row: row.run.folder):
+        count = Counter(row.label for row in rows)
+        rows = [replace(row, label=f"{row.label}, {detail(row)}") if count[row.label] > 1 else row for row in rows]
+    return rows
+
+
+def _warmup_key(run: Run) -> str:
+    scores = run.warmup.confusion.tolist() if run.warmup else run.info.get("seed")
+    return json.dumps([run.warmup_label, scores])
+
+
+def figures_of(runs: Sequence[Run], oracle: Run | None) -> dict[str, Any]:
+    rows = rows_of(runs, oracle)
+    return {
+        "space": _scored_space(runs[0]).to_dict(),
+        "protocol": _protocols([*runs, *([oracle] if oracle else [])]),
+        "rows": [_row_figures(row, rows) for row in rows if row.scores],
+        "notes": _notes(rows, oracle),
+        "runs": [run_figures(run) for run in runs],
+    }
+
+
+def _scored_space(run: Run) -> LabelSpace:
+    """The label space of the figures: the model's, unless classes were merged before scoring."""
+    scores = run.final or run.warmup
+    return scores.space if scores else run.space
+
+
+def _protocols(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What each run says of its data and scoring, in sentences; runs that say the same stand together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.info.get("protocol", ())), []).append(str(run.info["label"]))
+    return [{"runs": labels, "sentences": list(said)} for said, labels in found.items() if said]
+
+
+def _row_figures(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    assert row.scores is not None
+    figures = row.scores.to_dict()
+    base = rows[row.base] if row.base is not None and rows[row.base].scores else None
+    reference = base.scores.to_dict() if base and base.scores else None
+
+    def difference(kind: str, name: str) -> float | None:
+        pair = (figures[kind][name], reference[kind].get(name) if reference else None)
+        return None if None in pair else pair[0] - pair[1]
+
+    subsets = row.scores.space.subsets
+    return {
+        "label": row.label,
+        "kind": row.kind,
+        "run": row.run.folder,
+        "seed": row.run.info.get("seed"),
+        "images": row.scores.images,
+        "compared_with": base.label if base else None,
+        "miou": {
+            name: {
+                "value": value,
+                "classes": len(row.scores.counted(name)),
+                "of": len(subsets[name]),
+                "difference": difference("miou", name),
+            }
+            for name, value in figures["miou"].items()
+        },
+        "iou": {name: {"value": v, "difference": difference("iou", name)} for name, v in figures["iou"].items()},
+        "pixel_accuracy": figures["pixel_accuracy"],
+        "mean_pixel_accuracy": figures["mean_pixel_accuracy"],
+        "frequency_weighted_iou": figures["frequency_weighted_iou"],
+    }
+
+
+def _notes(rows: Sequence[Row], oracle: Run | None) -> list[str]:
+    """What a reader must know about rows that are missing or cannot be compared."""
+    notes = []
+    unscored = [row.label for row in rows if row.scores is None]
+    if len(unscored) == len(rows):
+        notes.append("No model was scored: the test set has no labels, or scoring has not run yet.")
+    elif unscored:
+        notes.append(f"Without scores, and so not in the tables: {', '.join(unscored)}.")
+    if oracle is None:
+        notes.append("No oracle run was given, so there is no upper bound in the tables.")
+    if len({tuple(row.scores.confusion.sum(1).tolist()) for row in rows if row.scores}) > 1:
+        notes.append("The rows were scored on different truth: their figures do not compare.")
+    return notes
+
+
+def run_figures(run: Run) -> dict[str, Any]:
+    keys = ("name", "label", "seed", "command", "started", "device", "processes", "threads", "versions")
+    known = {key: run.info.get(key) for key in (*keys, "data", "data_notes")}
+    return {"folder": run.folder, **known, "rounds": [dict(statistics) for statistics in run.rounds]}

@@ -1,0 +1,177 @@
+"""The results file: a line of JSON for each finished run, known by what decides its figures and by no table.
+
+A run is known by group, row, seed, the hash of its recipe, the part of the target (split and fold) and the views it
+was scored on. So tables share runs, and a run that stands there is not repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segshift.errors import RunError
+from segshift.evaluate import Scores
+from segshift.recipe import Recipe
+from segshift.scan import Views
+
+VERSION = 2
+"""Of `identity`. To be raised where the same recipe begins to give other figures, such as by another default."""
+_PATHS = ("source", "target")
+_REQUIRED = ("group", "row", "seed", "recipe", "scores")
+
+
+class Key(NamedTuple):
+    """What decides a run's figures, the images aside."""
+
+    group: str
+    row: str
+    seed: int
+    recipe: str
+    """`identity` of the recipe."""
+    split: str | None
+    """The target's split, where a table has several."""
+    fold: int | None
+    views: str
+    """`views_text` of how it was scored."""
+
+
+def identity(recipe: Recipe) -> str:
+    """`2-` and 12 hexadecimal digits: a hash of all that decides what a recipe trains.
+
+    Left out: paths, how it is scored, names, and how it is executed (but for precision and scores of each round). Only
+    fields that differ from their defaults enter, with the names of their classes: a new field with a default that
+    changes nothing leaves all hashes as they are.
+    """
+    data = {key: value for key, value in _plain(recipe.data).items() if key not in _PATHS}
+    network = _plain(recipe.network)
+    if "weights" in network:
+        network["weights"] = Path(network["weights"]).name
+    settings = recipe.settings
+    kept = {
+        "network": network,
+        "data": data,
+        "warmup": _plain(recipe.warmup),
+        "adaptation": _plain(recipe.adaptation),
+        "settings": {n: v for n, v in _plain(settings).items() if n in ("precision", "evaluate_rounds")},
+    }
+    return f"{VERSION}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of a config: of a dataclass its name and the fields that are not at their defaults."""
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != _default(f)}
+        return {"class": type(value).__name__} | {name: _plain(found) for name, found in changed.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    # 1 and 1.0 are equal as options and must be as text.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def views_text(views: Views) -> str:
+    """`0.5 0.75 1 flip`: how a model was scored, in a word for the key."""
+    words = [f"{scale:g}" for scale in views.scales]
+    words += ["flip"] if views.flip else []
+    return " ".join(words + (["logits"] if views.average == "logits" and len(words) > 1 else []))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a results file."""
+
+    content: Mapping[str, Any]
+    origin: str
+    """File and line."""
+
+    @property
+    def key(self) -> Key:
+        """Lines of the first version, which had fewer fields, get a key that no new run has."""
+        c = self.content
+        return Key(c["group"], c["row"], c["seed"], str(c["recipe"]), c.get("split"), c.get("fold"), c.get("views", ""))
+
+    @property
+    def scores(self) -> Scores:
+        return Scores.from_dict(self.content["scores"], self.origin)
+
+    @property
+    def rounds(self) -> dict[int, Mapping[str, float]]:
+        """Round -> mean IoU of each subset, where every round was scored; round 0 is the warm-up."""
+        return {int(n): miou for n, miou in (self.content.get("rounds") or {}).items()}
+
+
+class Results:
+    """A results file, read once and appended to.
+
+    Raises RunError, naming file and line, for a line that cannot be read. A last line that a kill cut short does not
+    count, and the next `append` cuts it off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = self._read()
+
+    def find(self, key: Key, data: Mapping[str, Any]) -> Entry | None:
+        """The newest line of a key whose images were the same; a line that does not say which is taken."""
+        for entry in reversed(self.entries):
+            if entry.key == key and entry.content.get("data", data) == data:
+                return entry
+        return None
+
+    def append(self, key: Key, content: Mapping[str, Any]) -> Entry:
+        """Add a line at the end of the file."""
+        text = json.dumps({"format": VERSION, **key._asdict(), **content})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            end = file.read().rpartition(b"\n")[2]
+            if end and not _whole(end):
+                file.truncate(file.tell() - len(end))
+            # One write, so that two commands may share a file.
+            file.write((b"\n" if end and _whole(end) else b"") + text.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        entry = Entry(json.loads(text), f"{self.path}, the last line")
+        self.entries.append(entry)
+        return entry
+
+    def _read(self) -> list[Entry]:
+        if not self.path.exists():
+            return []
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.path}: cannot be read ({error}); expected a results file of JSON lines") from error
+        start, newline, end = text.rpartition("\n")
+        numbered = enumerate((text if _whole(end.encode()) else start + newline).splitlines(), start=1)
+        return [_entry(line, f"{self.path}, line {number}") for number, line in numbered if line.strip()]
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line without its end of line is all there."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _entry(line: str, origin: str) -> Entry:
+    cure = "mend or remove that line; the run it stood for is then scored again from its folder"
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{origin}: is no JSON ({error}): {line[:60]!r}; {cure}") from error
+    missing = [name for name in _REQUIRED if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise RunError(f"{origin}: {', '.join(missing)} missing; expected a line that `segshift table` wrote: {cure}")
+    return Entry(content, origin)

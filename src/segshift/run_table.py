@@ -1,0 +1,215 @@
+"""`segshift table`: train what is missing, score it, append each finished run to the results file, print the table.
+
+Whatever stops it, the same command goes on: a run that stands in the results file is not repeated, one that was cut
+short is resumed in its folder. Nothing is chosen by target labels: every figure is that of the last step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from segshift import recipe as recipe_file
+from segshift import tables
+from segshift.adapt import launch, resume, start
+from segshift.checkpoint import atomic_write
+from segshift.data.open_data import DataConfig, open_test
+from segshift.errors import RunError
+from segshift.evaluate import Scores
+from segshift.models.network import load_model
+from segshift.options import TableOptions
+from segshift.parts.processes import sum_over_processes
+from segshift.plan_table import Job, Training, plan
+from segshift.predict import score
+from segshift.progress import Reporter
+from segshift.recipe import Recipe
+from segshift.results import Results
+from segshift.run_data import Data, open_all
+from segshift.scan import Views
+from segshift.sweep import write_figure
+from segshift.table_report import Report, describe, report_of, shown
+from segshift.tables.declare import Table
+
+
+def run_table(options: TableOptions) -> None:
+    """Run a table's jobs, write it under OUT/TABLE/DATA/ and print it.
+
+    Raises ConfigError for an unknown table, row or group, RunError for a damaged results file or run folder, and what
+    `adapt.start` raises.
+    """
+    table = tables.find(options.table)
+    jobs = plan(table, options)
+    results = Results(options.results or options.out / "results.jsonl")
+    place = options.out / table.name / (options.data or table.data or "published-pair")
+    if options.dry_run:
+        Reporter().say(describe(jobs, results, finished))
+        return
+    fabric = launch(jobs[0].recipe.settings)
+    reporter = Reporter(quiet=not fabric.is_global_zero)
+    # The first process decides for all: the others start later, when there may be a line more.
+    todo = fabric.broadcast([i for i, job in enumerate(jobs) if results.find(job.key, job.data) is None])
+    runner = _Runner(options, results, fabric, reporter)
+    for number, index in enumerate(todo, start=1):
+        reporter.say(f"--- {table.name}: {jobs[index].name} ({number} of {len(todo)} to do)")
+        runner.run(jobs[index])
+        if fabric.is_global_zero:
+            _write(place, table, options, jobs, results)
+    if fabric.is_global_zero:
+        report = _write(place, table, options, jobs, results)
+        write_figure(place, table, jobs, results)
+        reporter.say(shown(report, reporter.console))
+        reporter.say(f"written to {place}; runs in {results.path}")
+
+
+def _write(place: Path, table: Table, options: TableOptions, jobs: list[Job], results: Results) -> Report:
+    """The table as Markdown and CSV, as far as it is finished."""
+    report = report_of(table, options, jobs, results)
+    atomic_write(place / "table.md", report.markdown().encode())
+    atomic_write(place / "table.csv", report.csv().encode())
+    return report
+
+
+def finished(training: Training) -> bool:
+    """Whether a run has reached its end: the report is the last thing it writes."""
+    return (training.folder / "report.html").is_file()
+
+
+class _Runner:
+    """Jobs, one after another, on the same processes."""
+
+    def __init__(self, options: TableOptions, results: Results, fabric: Fabric, reporter: Reporter) -> None:
+        self.options, self.results, self.fabric, self.reporter = options, results, fabric, reporter
+        self._opened: tuple[Any, Data] | None = None
+
+    def run(self, job: Job) -> None:
+        """Train what the job needs, score it, and append it to the results."""
+        started = time.monotonic()
+        resumed = (job.training.folder / "run.json").exists()
+        self._train(job.training)
+        scores = self._scores(job)
+        if self.fabric.is_global_zero:
+            info = _info(job.training.folder)
+            self.results.append(job.key, self._line(job, scores, info, time.monotonic() - started, resumed))
+        self.fabric.barrier()
+
+    def _train(self, training: Training) -> None:
+        if self.fabric.broadcast(finished(training)):
+            return
+        if training.warmup is not None:
+            self._train(training.warmup)
+        if self.fabric.broadcast((training.folder / "run.json").exists()):
+            self._check_processes(training)
+            resume(training.folder)
+            return
+        warmup = None if training.warmup is None else training.warmup.folder
+        start(training.recipe, training.folder, warmup, data=self._data(training.recipe))
+
+    def _check_processes(self, training: Training) -> None:
+        begun, wanted = int(_info(training.folder)["processes"]), self.fabric.world_size
+        if begun != wanted:
+            raise RunError(
+                f"{training.folder}: was begun on {begun} processes, and this command has {wanted}; expected the same "
+                f"number: use --devices {begun}, or delete that folder to begin again"
+            )
+
+    def _data(self, recipe: Recipe) -> Data:
+        """The data of a run, opened and checked; kept for the next run where that is on the same."""
+        oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
+        if self._opened is None or self._opened[0] != (recipe.data, oracle):
+            # The source is often the same: ten folds of a city read it once.
+            before = None if self._opened is None else self._opened[1]
+            self._opened = ((recipe.data, oracle), open_all(recipe, before))
+        return self._opened[1]
+
+    def _scores(self, job: Job) -> Scores:
+        """The run's own scores where they are of the same images and views; else its model is scored on the job's."""
+        folder = job.training.folder
+        own = recipe_file.from_dict(_info(folder)["recipe"], str(folder / "run.json"))
+        same_images = _info(folder)["data"].get("test") == job.data["test"]
+        if same_images and own.test == job.recipe.test and _without_paths(own.data) == _without_paths(job.recipe.data):
+            return Scores.from_dict(_read(folder / "evaluation" / "final.json"), str(folder))
+        return self._rescored(folder, job.recipe.data, job.recipe.test, job.name)
+
+    def _rescored(self, folder: Path, data: DataConfig, views: Views, name: str) -> Scores:
+        model = load_model(folder)
+        network = model.network.to(self.fabric.device)
+        test = open_test(data, model.space)
+        assert test is not None, "the plan has looked for labelled images"
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        track = self.reporter.track(f"scoring {name}")
+        return score(network, test, model.short_side, views, rank, world, sum_over_processes, track)
+
+    def _line(self, job: Job, scores: Scores, info: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:
+        return {
+            "date": datetime.now(UTC).date().isoformat(),
+            "label": job.row.label,
+            "network": type(job.recipe.network).__name__,
+            "data": job.data,
+            "threads": info["threads"],
+            "processes": info["processes"],
+            "device": info["device"],
+            "scores": scores.to_dict(),
+            "rounds": _rounds(job.training.folder),
+            "seconds": round(seconds, 1),
+            "resumed": resumed,
+            "command": command(self.options, job),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "versions": info["versions"],
+        }
+
+
+def command(options: TableOptions, job: Job) -> str:
+    """What repeats a job: paths by their last two parts, for they are another machine's."""
+    words = ["segshift table", options.table]
+    for name in ("source", "target"):
+        value = getattr(options, name)
+        words += [f"--{name} {_short(value)}"] if value else []
+    words += [f"--data {options.data}"] if options.data else []
+    words += [f"--rows {job.row.name} --seeds {job.key.seed} --threads {options.threads}"]
+    words += [f"--devices {options.devices}"] if options.devices > 1 else []
+    words += [f"--weights {' '.join(map(_short, options.weights))}"] if options.weights else []
+    for name in ("mean", "std"):
+        value = getattr(options, name)
+        words += [f"--{name} {' '.join(f'{v:g}' for v in value)}"] if value else []
+    return " ".join(words + ([f"--variant {options.variant}"] if options.variant != "paper" else []))
+
+
+def _short(value: str) -> str:
+    """`gta5:…/data/gta5` of LAYOUT:PATH, NETWORK=PATH or PATH."""
+    before, mark, path = next((value.partition(m) for m in (":", "=") if m in value), ("", "", value))
+    parts = Path(path).parts
+    return f"{before}{mark}{'…/' if len(parts) > 2 else ''}{'/'.join(parts[-2:])}"
+
+
+def _without_paths(config: DataConfig) -> DataConfig:
+    return replace(config, source="", target="")
+
+
+def _rounds(folder: Path) -> dict[str, Any] | None:
+    """Round -> mean IoU of each subset, where every round was scored; round 0 is the warm-up."""
+    files = {path.stem.removeprefix("round-"): path for path in (folder / "evaluation").glob("round-*.json")}
+    if not files:
+        return None
+    files["0"] = folder / "evaluation" / "warmup.json"
+    return {n: _read(files[n])["miou"] for n in sorted(files, key=int)}
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    return _read(folder / "run.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); delete that run's folder to train it again") from error
