@@ -21,8 +21,8 @@ CELL = 2.2
 def prior_sheet(prior: Float[np.ndarray, "k h w"], space: LabelSpace) -> bytes:
     """A PNG with the prior of every class: yellow where it is most frequent, blue where it never is.
 
-    Each map has a scale of its own, from 0 to its largest value, which stands over it as a multiple of a prior
-    without any preference (1 / pixels). A class the source never shows has an empty frame.
+    Each map has a scale of its own, from 0 to its largest value, which stands over it as a multiple of the map's mean.
+    A class the source never shows has an empty frame.
     """
     count, height, width = prior.shape
     rows = -(-count // COLUMNS)
@@ -32,7 +32,7 @@ def prior_sheet(prior: Float[np.ndarray, "k h w"], space: LabelSpace) -> bytes:
         largest = float(prior[i].max())
         if largest > 0:
             axis.imshow(prior[i], cmap="viridis", vmin=0, vmax=largest, interpolation="bilinear")
-            title = f"{name}  \N{MULTIPLICATION SIGN}{largest * height * width:.1f}"
+            title = f"{name}  \N{MULTIPLICATION SIGN}{largest / prior[i].mean():.1f}"
         else:
             axis.text(0.5, 0.5, "not in the source", ha="center", va="center", color="0.4", fontsize=9)
             axis.set_xlim(0, 1)

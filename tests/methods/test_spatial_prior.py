@@ -76,6 +76,15 @@ def test_each_class_sums_to_one_or_is_nowhere(labels: list[np.ndarray], kernel: 
     assert torch.equal(prior, spatial_prior(tensors(labels[::-1]), K, kernel, border=border))
 
 
+@given(LABELS, st.integers(1, 6))
+def test_by_place_the_classes_share_each_pixel(labels: list[np.ndarray], kernel: int) -> None:
+    by_class, by_place = (spatial_prior(tensors(labels), K, kernel, normalise=n) for n in ("class", "place"))  # type: ignore[arg-type]
+    total = by_place.sum(0)
+    seen = (by_class > 0).any(0)
+    torch.testing.assert_close(total, seen.float())
+    assert torch.equal(by_place > 0, by_class > 0)
+
+
 @given(LABELS)
 def test_without_smoothing_it_is_the_counted_frequency(labels: list[np.ndarray]) -> None:
     prior = spatial_prior(tensors(labels), K, kernel=1).numpy()
@@ -234,7 +243,9 @@ def test_bad_labels_and_options_are_named() -> None:
         spatial_prior([good], K, kernel=9, border="reflect")
 
 
-@pytest.mark.parametrize("options", [{"kernel": 0}, {"sigma": 0.0}, {"rows": 0}, {"border": "wrap"}])
+@pytest.mark.parametrize(
+    "options", [{"kernel": 0}, {"sigma": 0.0}, {"rows": 0}, {"border": "wrap"}, {"normalise": "no"}]
+)
 def test_bad_options_of_a_prior_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(options))} = .*expected"):
         SpatialPrior(**options)

@@ -41,6 +41,9 @@ PRIOR_FILE = "spatial-prior"
 Border = Literal["replicate", "reflect", "zero"]
 """What the smoothing of a prior sees beyond the image: the last pixel again, the image mirrored, or nothing."""
 
+Normalise = Literal["class", "place"]
+"""What of a prior sums to 1: each class over all pixels, or all classes at each pixel."""
+
 
 def class_thresholds(scan: Predictions, portion: float, num_classes: int, stride: int = 1) -> Float[Tensor, " k"]:
     """Algorithm 2: θ_c = exp(-k_c), the floor(p·N_c)-th largest confidence of the N_c pixels predicted as c.
@@ -82,8 +85,11 @@ def spatial_prior(
     kernel: int = 70,
     sigma: float | None = None,
     border: Border = "replicate",
+    normalise: Normalise = "class",
 ) -> Float32[Tensor, "k h w"]:
     """q_n(c) of Eq. 9: how often class c stands at pixel n of the source, smoothed, each class summing to 1 over n.
+
+    `normalise="place"` is no reading of the paper: the classes sum to 1 at each pixel instead, q_n(c) = P(c | n).
 
     `labels`: class ids or IGNORE, all of one size, read one by one. The Gaussian has `kernel` x `kernel` taps (the
     paper: 70) and standard deviation `sigma` in pixels (kernel / 6 where None: the paper gives none), and looks
@@ -96,7 +102,7 @@ def spatial_prior(
     at = torch.arange(kernel, dtype=torch.float64) - (kernel - 1) / 2
     weight = torch.exp(-0.5 * (at / (sigma or kernel / 6)) ** 2)
     smooth = _convolved(counts, weight / weight.sum(), border)
-    total = smooth.sum((1, 2), keepdim=True)
+    total = smooth.sum((1, 2) if normalise == "class" else 0, keepdim=True)
     return (smooth / total.where(total > 0, 1.0)).float()
 
 
@@ -188,6 +194,9 @@ class SpatialPrior:
     sigma: float | None = None
     """Standard deviation, in the same pixels; None: kernel / 6."""
     border: Border = "replicate"
+    normalise: Normalise = "class"
+    """class: each class sums to 1 over pixels, as printed, which favours rare classes. place: classes sum to 1 at each
+    pixel, which favours frequent ones (docs/methods.md compares them)."""
     rows: int = 512
     """Height of the reference grid, at most: labels are resized (nearest pixel) to it, in the shape of the first."""
 
@@ -199,6 +208,8 @@ class SpatialPrior:
             )
         if self.border not in ("replicate", "reflect", "zero"):
             raise ConfigError(f"prior: border = {self.border!r}; expected replicate, reflect or zero")
+        if self.normalise not in ("class", "place"):
+            raise ConfigError(f"prior: normalise = {self.normalise!r}; expected class (as printed) or place")
 
     def of(self, source: LabelledDataset) -> Float32[Tensor, "k h w"]:
         """The prior of a labelled source, on the reference grid."""
@@ -209,7 +220,8 @@ class SpatialPrior:
         labels = (resize_label(source.label(i), size) for i in range(len(source.names)))
         scale = rows / self.height
         sigma = None if self.sigma is None else self.sigma * scale
-        return spatial_prior(labels, len(source.space), max(1, round(self.kernel * scale)), sigma, self.border)
+        kernel = max(1, round(self.kernel * scale))
+        return spatial_prior(labels, len(source.space), kernel, sigma, self.border, self.normalise)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,27 @@ _ROWS = Table(
 )
 
 
+def by_place(recipe: Recipe) -> Recipe:
+    """The recipe with priors whose classes sum to 1 at each pixel."""
+    phase = _adaptation(recipe)
+    method: Any = phase.method
+    method = replace(method, prior=replace(method.prior, normalise="place"))
+    return replace(recipe, adaptation=replace(phase, method=method))
+
+
+_PRIORS = Table(
+    "cbst/priors",
+    "spatial priors as printed (each class sums to 1) and by place (the classes sum to 1 at each pixel)",
+    (
+        *rows_of("", "st", "st-sp"),
+        Row("st-sp@place", "ST-SP, by place", "st-sp", change=by_place),
+        *rows_of("", "cbst", "cbst-sp"),
+        Row("cbst-sp@place", "CBST-SP, by place", "cbst-sp", change=by_place),
+    ),
+    data="minicity",
+)
+
+
 def _adaptation(recipe: Recipe) -> Phase:
     phase = recipe.adaptation
     assert phase is not None, f"{recipe.name} has no adaptation to change"
@@ -219,4 +240,4 @@ _LADDER = Table(
     notes=("Each row adds one care to the row before it; the last is the recipe cbst.",),
 )
 
-TABLES = (_TABLE1, _TABLE2, _TABLE3, _TABLE4, _FIGURE5, _ROWS, _LADDER)
+TABLES = (_TABLE1, _TABLE2, _TABLE3, _TABLE4, _FIGURE5, _ROWS, _PRIORS, _LADDER)
