@@ -22,10 +22,10 @@ from segshift.data.dataset import LabelledDataset
 from segshift.data.open_data import open_test
 from segshift.models.network import load_model
 from segshift.options import TableOptions
-from segshift.plan_table import plan
 from segshift.predict import score
-from segshift.results import Results
-from segshift.run_table import run_table
+from segshift.tables.plan import plan
+from segshift.tables.results import Results
+from segshift.tables.run import run_table
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.jsonl"
 TABLES = {

@@ -176,7 +176,7 @@ def _demo(words: Sequence[str]) -> int:
 def _table(words: Sequence[str]) -> int:
     options = _parse(options_of.TableOptions, words, "table", flags=True)
     tables.find(options.table)  # before torch is loaded
-    from segshift.run_table import run_table
+    from segshift.tables.run import run_table
 
     run_table(options)
     return 0

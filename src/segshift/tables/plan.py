@@ -16,8 +16,8 @@ from segshift.options import TableOptions
 from segshift.overrides import AdaptOptions, apply
 from segshift.recipe import Recipe
 from segshift.recipe_rows import PAPER_SCALES, RELEASED_SCALES
-from segshift.results import Key, identity, views_text
 from segshift.tables.declare import NETWORKS, Case, Row, Table
+from segshift.tables.results import Key, identity, views_text
 
 SOURCE_FIELDS = ("source_layout", "source_split", "short_side", "classes", "minicity")
 """What of the data's options a warm-up depends on; paths aside, as in every identity."""

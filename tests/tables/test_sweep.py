@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.fakes.tiny import tiny
-from tests.test_results import content
+from tests.tables.test_results import content
 
 from segshift import tables
 from segshift.draw import Chart, Curve, chart
-from segshift.plan_table import Job, Training
-from segshift.results import Key, Results
-from segshift.sweep import points, write_figure
+from segshift.tables.plan import Job, Training
+from segshift.tables.results import Key, Results
+from segshift.tables.sweep import points, write_figure
 
 TABLE = tables.find("cbst/figure5")
 

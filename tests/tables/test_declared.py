@@ -15,7 +15,7 @@ from segshift.tables.declare import NETWORKS, SHORT_CLASSES
 from segshift.tables.published import of_table, read
 from segshift.taxonomy import CITYSCAPES
 
-PAPER = Path(__file__).resolve().parents[2] / "shared" / "papers" / "cbst.txt"
+PAPER = Path(__file__).resolve().parents[3] / "shared" / "papers" / "cbst.txt"
 SYNTHIA13 = {CITYSCAPES.classes[i] for i in CITYSCAPES.subsets["synthia13"]}
 MISPRINTS = {
     ("table2", "fcn8s", "cbst", "mIoU*"): 40.7,

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from segshift.checkpoint import atomic_write
 from segshift.draw import Chart, Curve, chart
-from segshift.plan_table import Job
-from segshift.results import Results
 from segshift.tables.declare import Panel, Table
+from segshift.tables.plan import Job
+from segshift.tables.results import Results
 
 LABEL = "mIoU in %, on target labels (oracle diagnostics)"
 

@@ -28,16 +28,16 @@ from segshift.evaluate import Scores
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.parts.processes import sum_over_processes
-from segshift.plan_table import Job, Training, plan
 from segshift.predict import score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
-from segshift.results import Results
 from segshift.run_data import Data, open_all
 from segshift.scan import Views
-from segshift.sweep import write_figure
-from segshift.table_report import Report, describe, report_of, shown
 from segshift.tables.declare import Table
+from segshift.tables.plan import Job, Training, plan
+from segshift.tables.report import Report, describe, report_of, shown
+from segshift.tables.results import Results
+from segshift.tables.sweep import write_figure
 
 
 def run_table(options: TableOptions) -> None:

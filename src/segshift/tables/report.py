@@ -20,11 +20,11 @@ from rich.text import Text
 from segshift import tables
 from segshift.evaluate import Scores, subset_title
 from segshift.options import TableOptions
-from segshift.plan_table import Job, Training
-from segshift.results import Results
-from segshift.table_caption import caption
 from segshift.tables import published
+from segshift.tables.caption import caption
 from segshift.tables.declare import NETWORKS, SHORT_CLASSES, Row, Table
+from segshift.tables.plan import Job, Training
+from segshift.tables.results import Results
 from segshift.taxonomy import LabelSpace
 
 

@@ -16,20 +16,21 @@ from PIL import Image
 from tests.fakes.layouts import make_cityscapes, make_nthu
 from tests.fakes.tiny import rounds, tiny, weights
 
-from segshift import adapt, checkpoint, recipe_bases, recipes, run_table, tables
+from segshift import adapt, checkpoint, recipe_bases, recipes, tables
 from segshift.cli import main
 from segshift.data.open_data import open_for
 from segshift.evaluate import Scores
 from segshift.models.network import load_model
 from segshift.options import TableOptions
-from segshift.plan_table import Job, Training, plan
 from segshift.predict import score
 from segshift.recipe import Recipe
-from segshift.results import Key, Results
 from segshift.scan import Views
-from segshift.table_report import report_of, shown
 from segshift.tables import cbst
+from segshift.tables import run as run_table
 from segshift.tables.declare import Case
+from segshift.tables.plan import Job, Training, plan
+from segshift.tables.report import report_of, shown
+from segshift.tables.results import Key, Results
 from segshift.taxonomy import CITYSCAPES, MERGES
 
 NTHU14 = MERGES["nthu13"].space

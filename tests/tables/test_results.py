@@ -12,13 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segshift import recipes, results
+from segshift import recipes
 from segshift.errors import RunError
 from segshift.evaluate import Scores
 from segshift.models.deeplab import DeepLabV3Plus
 from segshift.recipe import Recipe
-from segshift.results import Key, Results, identity, views_text
 from segshift.scan import Views
+from segshift.tables import results
+from segshift.tables.results import Key, Results, identity, views_text
 from segshift.taxonomy import CAMVID
 
 KEY = Key("own", "cbst", 0, "2-abc", None, None, "1")
@@ -146,7 +147,7 @@ def test_damaged_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_lines_of_the_first_version_are_read_and_stand_for_no_new_run() -> None:
-    old = Results(Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "accuracy.jsonl")
+    old = Results(Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "accuracy.jsonl")
     entry = next(e for e in old.entries if "format" not in e.content)
     assert 0 < entry.scores.mean_iou() < 1
     assert entry.key.recipe == entry.content["recipe"]

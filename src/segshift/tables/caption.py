@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segshift.options import TableOptions
-from segshift.plan_table import Job
 from segshift.tables import published
 from segshift.tables.declare import NETWORKS, Row, Table
+from segshift.tables.plan import Job
 
 
 def caption(
