@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from tests.fakes.tiny import ROUNDS, tiny, watched, weights
-from tests.test_adapt import assert_same, losses
+from tests.test_adapt import COMMAND, assert_same, losses
 from tests.test_engine import Locked, Stripes, phase, train
 
 from segshift import recipe as recipe_file
 from segshift import recipes
 from segshift.adapt import recipe_of, resume, start
+from segshift.cli import main
 from segshift.data.dataset import Unlabelled
 from segshift.data.mining import Mining
 from segshift.errors import ConfigError
@@ -215,3 +216,21 @@ def test_a_spatial_prior_is_in_the_model_no_more(domains: tuple[Path, Path], tmp
     """Eq. 9 changes the labels alone: the network of a run with priors is like any other."""
     run = start(tiny("st-sp", *domains), tmp_path / "run")
     assert not any("prior" in name for name in load_model(run).network.state_dict())
+
+
+@pytest.mark.parametrize("words", [["--variant", "released"], ["--variant=released"]])
+def test_the_variant_is_an_option_that_others_override(words: list[str], tmp_path: Path) -> None:
+    small = COMMAND.split()
+    assert small[:2] == ["adapt", "minicity/cbst"]
+    run = tmp_path / "run"
+    assert main([*small[:2], *words, *small[2:], str(run), "--adaptation.mining.fallback", "2"]) == 0
+    adaptation = recipe_of(run).adaptation
+    assert adaptation is not None
+    assert adaptation.fresh_optimizer
+    assert adaptation.mining == Mining(fallback=2, where="pseudo_labels")
+    assert json.loads((run / "run.json").read_text())["recipe"]["adaptation"]["method"]["stride"] == 4
+
+
+def test_a_wrong_variant_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", "minicity/cbst", "--variant", "theirs"]) == 1
+    assert "variant = 'theirs'; expected paper or released" in capsys.readouterr().err
