@@ -22,7 +22,7 @@ test: env
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --hypothesis-profile=explore
 
 lint: env
 	$(BIN)/ruff check .
