@@ -205,6 +205,12 @@ def test_thresholds_for_all_classes_together_are_shown(run, tmp_path):
     assert "0.8765" in Page(write_report([run], tmp_path / "report.html")).text
 
 
+def test_a_round_that_does_not_say_what_was_predicted_is_shown(run, tmp_path):
+    path = run / "round-2" / "statistics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "predicted": None}))
+    assert "\N{EN DASH}" in write_report([run], tmp_path / "report.html").read_text()
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path, run):
     with pytest.raises(RunError, match=r"nothing is not a run folder"):
         write_report([run, tmp_path / "nothing"], tmp_path / "report.html")

@@ -234,3 +234,20 @@ def test_the_variant_is_an_option_that_others_override(words: list[str], tmp_pat
 def test_a_wrong_variant_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adapt", "minicity/cbst", "--variant", "theirs"]) == 1
     assert "variant = 'theirs'; expected paper or released" in capsys.readouterr().err
+
+
+def test_steps_that_would_not_be_looked_at_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipes of the paper's pairs count rounds in target epochs."""
+    words = ["adapt", "gta5-cityscapes-fcn8s/cbst", "--source", "gta5:a", "--target", "cityscapes:b"]
+    words += ["--out", str(tmp_path / "run")]
+    assert main([*words, "--adaptation.steps", "7"]) == 1
+    told = capsys.readouterr().err
+    assert "adaptation.steps = 7: this recipe counts its rounds in passes over the target" in told
+    assert "set --adaptation.target-epochs None too" in told
+    # With that option, or epochs alone, it goes on to look for the data.
+    for more in (
+        ["--adaptation.steps", "7", "--adaptation.target-epochs", "None"],
+        ["--adaptation.target-epochs", "1"],
+    ):
+        assert main([*words, *more]) == 1
+        assert "a: does not exist" in capsys.readouterr().err

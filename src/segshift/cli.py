@@ -141,7 +141,9 @@ def _adapt(words: Sequence[str]) -> int:
     variant, others = _variant(words[1:])
     recipe = recipes.find(words[0], variant)
     options = _parse(AdaptOptions, others, f"adapt {words[0]}", AdaptOptions(recipe=recipe, variant=variant))
-    folder = start(apply(options), options.out or Path("runs") / recipe.name, options.warmup_from, options.oracle)
+    folder = start(
+        apply(options, recipe), options.out or Path("runs") / recipe.name, options.warmup_from, options.oracle
+    )
     _print_scores([folder], options.oracle)
     return 0
 

@@ -37,9 +37,12 @@ class AdaptOptions:
     """Weights of the backbone: a safetensors file, pretrained (downloaded by timm), or none."""
 
 
-def apply(options: AdaptOptions) -> Recipe:
-    """The recipe with the short options put in. ConfigError where one does not fit."""
+def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
+    """The recipe with the short options put in; `named` is it as it was before any option. ConfigError where one
+    does not fit, or would not be looked at.
+    """
     recipe = options.recipe
+    _refuse_unread_steps(recipe, named or recipe)
     data, settings, network = recipe.data, recipe.settings, recipe.network
     source, source_layout = place(options.source or data.source, data.source_layout)
     target, target_layout = place(options.target or data.target, data.target_layout)
@@ -63,6 +66,17 @@ def apply(options: AdaptOptions) -> Recipe:
             )
         network = replace(network, weights=options.weights)  # pyright: ignore[reportCallIssue]
     return replace(recipe, data=data, settings=settings, network=network)
+
+
+def _refuse_unread_steps(recipe: Recipe, named: Recipe) -> None:
+    """Steps are worked out from the epochs where these are given: an option for both would be passed over."""
+    before = dict(named.phases())
+    for name, phase in recipe.phases():
+        if phase.target_epochs is not None and name in before and phase.steps != before[name].steps:
+            raise ConfigError(
+                f"{name}.steps = {phase.steps}: this recipe counts its rounds in passes over the target "
+                f"({name}.target_epochs = {phase.target_epochs:g}); set --{name}.target-epochs None too, or that alone"
+            )
 
 
 def place(text: str, layout: str) -> tuple[str, str]:

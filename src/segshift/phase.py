@@ -45,7 +45,7 @@ class Phase:
     steps: int = 100
     """Optimiser steps a round."""
     target_epochs: float | None = None
-    """Length of a round in passes over the target images, instead of `steps`; the CBST paper: 2."""
+    """Length of a round in passes over the target images: `steps` is then worked out from it. The CBST paper: 2."""
     batch: int = 4
     """Images of each domain a step, over all processes."""
     source_view: View = field(default_factory=View)

@@ -110,7 +110,8 @@ def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
     names = sorted({name for r in figures["rounds"] for name in r.get("thresholds", {})})
     lists = {name: [list(r.get("thresholds", {}).get(name, ())) for r in figures["rounds"]] for name in names}
     rates = [
-        [kept / predicted if predicted else None for kept, predicted in zip(r["kept_per_class"], r["predicted"])]
+        # A method need not say what pixels were predicted as: then no share of them is known.
+        [kept / n if n else None for kept, n in zip(r["kept_per_class"], r["predicted"] or [0] * k, strict=True)]
         for r in figures["rounds"]
     ]
     return {

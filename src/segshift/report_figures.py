@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -28,7 +28,7 @@ class Row:
     """A model in the tables: its name, where it comes from, and the row its differences refer to."""
 
     label: str
-    kind: str  # "warmup", "adapted" or "oracle"
+    kind: Literal["warmup", "adapted", "oracle"]
     run: Run
     scores: Scores | None
     base: int | None
@@ -56,6 +56,7 @@ def score_table(runs: Sequence[Path], oracle: Path | None = None) -> Table | str
 
 
 def read_all(runs: Sequence[Path], oracle: Path | None) -> tuple[list[Run], Run | None]:
+    """The runs and the oracle's, read. RunError where they are over different classes, or scored differently."""
     if not runs:
         raise ConfigError("runs is empty; expected at least one run folder")
     read = [read_run(path) for path in runs]
@@ -102,6 +103,7 @@ def _warmup_key(run: Run) -> str:
 
 
 def figures_of(runs: Sequence[Run], oracle: Run | None) -> dict[str, Any]:
+    """`results` of runs that are read already."""
     rows = rows_of(runs, oracle)
     return {
         "space": _scored_space(runs[0]).to_dict(),
@@ -176,6 +178,7 @@ def _notes(rows: Sequence[Row], oracle: Run | None) -> list[str]:
 
 
 def run_figures(run: Run) -> dict[str, Any]:
+    """How a run came about, and the statistics of its rounds."""
     keys = ("name", "label", "seed", "command", "started", "device", "processes", "threads", "versions")
     known = {key: run.info.get(key) for key in (*keys, "data", "data_notes")}
     return {"folder": run.folder, **known, "rounds": [dict(statistics) for statistics in run.rounds]}

@@ -277,6 +277,8 @@ def test_data_for_a_trained_model(cityscapes: str, domains: tuple[Path, Path], t
     assert len(fewer.space) == 16 and int(fewer.label(0)[fewer.label(0) != IGNORE].max()) < 16
     with pytest.raises(DataError, match=r"has 19 classes \(cityscapes: .*the model has 2 \(ab: a, b, \.\.\.\)"):
         open_for(LabelSpace("ab", ("a", "b"), distinct_colors(2)), f"cityscapes:{cityscapes}", "val")
+    with pytest.raises(DataError, match=r"the data has 5 classes .*the model has 19 \(cityscapes: road"):
+        open_for(CITYSCAPES, str(domains[0]), "test")
     day = Path(shutil.copytree(domains[0], tmp_path / "day"))
     (day / "classes.yaml").write_text((day / "classes.yaml").read_text() + "subsets:\n  objects: [4, 3]\n")
     space = subset_space(Folder(day, "test").space, "objects")[0]

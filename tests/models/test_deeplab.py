@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from tests.fakes.networks import offline
 
 from segshift.errors import ConfigError, DataError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
@@ -229,11 +229,7 @@ def test_damaged_weights_are_named(weights: Path) -> None:
 
 
 def test_pretrained_without_internet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, pretrained: bool, **__: Any) -> nn.Module:
-        assert pretrained
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", offline)
+    offline(monkeypatch)
     with pytest.raises(ConfigError, match=r"no route to host.*connect to the internet"):
         v3(weights="pretrained").build(2)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.fakes.networks import RandomWeights, caffe_images
 from torch import Tensor
 
 from segshift.errors import ConfigError
@@ -21,38 +22,26 @@ CLASSES = 5
 
 @cache
 def _released() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(11)
-    state: dict[str, Tensor] = {}
-
-    def conv(name: str, inputs: int, outputs: int, kernel: int) -> None:
-        weight = torch.randn(outputs, inputs, kernel, kernel, generator=generator)
-        state[f"{name}.weight"] = weight * (1 / (inputs * kernel**2)) ** 0.5
-
-    def norm(name: str, channels: int) -> None:
-        for kind in ("weight", "running_var"):
-            state[f"{name}.{kind}"] = 0.5 + torch.rand(channels, generator=generator)
-        for kind in ("bias", "running_mean"):
-            state[f"{name}.{kind}"] = 0.1 * torch.randn(channels, generator=generator)
-
-    conv("conv1", 3, 64, 7)
-    norm("bn1", 64)
+    made = RandomWeights(11)
+    made.conv("conv1", 3, 64, 7, gain=1)
+    made.norm("bn1", 64)
     inputs = 64
     for stage, number in enumerate(BLOCKS, 1):
         width = 32 * 2**stage
         for block in range(number):
             name = f"layer{stage}.{block}"
             if block == 0:
-                conv(f"{name}.downsample.0", inputs, 4 * width, 1)
-                norm(f"{name}.downsample.1", 4 * width)
+                made.conv(f"{name}.downsample.0", inputs, 4 * width, 1, gain=1)
+                made.norm(f"{name}.downsample.1", 4 * width)
             for i, (outputs, kernel) in enumerate(((width, 1), (width, 3), (4 * width, 1)), 1):
-                conv(f"{name}.conv{i}", inputs, outputs, kernel)
-                norm(f"{name}.bn{i}", outputs)
+                made.conv(f"{name}.conv{i}", inputs, outputs, kernel, gain=1)
+                made.norm(f"{name}.bn{i}", outputs)
                 inputs = outputs
     for name, channels in (("layer5", 1024), ("layer6", 2048)):
         for i in range(4):
-            conv(f"{name}.conv2d_list.{i}", channels, CLASSES, 3)
-            state[f"{name}.conv2d_list.{i}.bias"] = torch.randn(CLASSES, generator=generator)
-    return state
+            made.conv(f"{name}.conv2d_list.{i}", channels, CLASSES, 3, gain=1)
+            made.bias(f"{name}.conv2d_list.{i}", CLASSES)
+    return made.state
 
 
 def released(two_heads: bool = False) -> dict[str, Tensor]:
@@ -71,8 +60,7 @@ def caffe_reference(state: dict[str, Tensor], rgb: Tensor, rates: tuple[int, ...
         mean, var, weight, bias = (state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
         return F.batch_norm(x, mean, var, weight, bias, eps=1e-5)
 
-    x = rgb.flip(1) * 255 - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
-    x = norm("bn1", F.conv2d(x, state["conv1.weight"], stride=2, padding=3)).relu()
+    x = norm("bn1", F.conv2d(caffe_images(rgb), state["conv1.weight"], stride=2, padding=3)).relu()
     x = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
     third = x
     for stage, number in enumerate(BLOCKS, 1):

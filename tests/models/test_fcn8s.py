@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.networks import RandomWeights, caffe_images, descend, offline
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
@@ -98,14 +99,7 @@ def test_score_layers_start_at_zero_and_all_parameters_learn() -> None:
     image, label = torch.rand(2, 3, 40, 72), torch.randint(4, (2, 5, 9))
     assert torch.equal(model(image).logits, torch.zeros(2, 4, 5, 9))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameter_groups(0.003))
-    losses = []
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(image).logits, label)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descend(model, image, label, 5, lr=0.003)
     assert losses[0] == pytest.approx(math.log(4), abs=1e-5)
     assert losses[-1] < losses[0]
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
@@ -137,13 +131,11 @@ def test_backbone_holds_vgg16_and_the_head_the_rest() -> None:
 
 def published(classes: int) -> dict[str, Tensor]:
     """Random weights with the names and shapes of the release at a sixteenth of its width."""
-    generator = torch.Generator().manual_seed(5)
-    state: dict[str, Tensor] = {}
+    made = RandomWeights(5)
 
     def conv(name: str, inputs: int, outputs: int, kernel: int) -> None:
-        scale = (2 / (inputs * kernel**2)) ** 0.5
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel, generator=generator) * scale
-        state[f"{name}.bias"] = torch.randn(outputs, generator=generator) * 0.1
+        made.conv(name, inputs, outputs, kernel)
+        made.bias(name, outputs, 0.1)
 
     inputs = 3
     for group, (channels, number) in enumerate(VGG16, 1):
@@ -156,33 +148,35 @@ def published(classes: int) -> dict[str, Tensor]:
         conv(name, channels, classes, 1)
     ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
     for name in ("upscore2", "upscore_pool4"):
-        state[f"{name}.weight"] = torch.einsum("ab,hw->abhw", torch.eye(classes), torch.outer(ramp, ramp))
-    state["upscore8.weight"] = torch.zeros(classes, classes, 16, 16)
-    return state
+        made.state[f"{name}.weight"] = torch.einsum("ab,hw->abhw", torch.eye(classes), torch.outer(ramp, ramp))
+    made.state["upscore8.weight"] = torch.zeros(classes, classes, 16, 16)
+    return made.state
 
 
-def caffe_images(image: Tensor) -> Tensor:
-    """What the release is given: BGR in [0, 255] less the mean."""
-    mean = torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
-    return image.flip(1) * 255 - mean
+def conv(state: dict[str, Tensor], name: str, x: Tensor, padding: dict[str, int]) -> Tensor:
+    """A layer; without a padding of its own it keeps the size."""
+    weight = state[f"{name}.weight"]
+    return F.conv2d(x, weight, state[f"{name}.bias"], padding=padding.get(name, weight.shape[2] // 2))
+
+
+def vgg16(state: dict[str, Tensor], x: Tensor, padding: dict[str, int]) -> tuple[list[Tensor], Tensor]:
+    """The five pooled maps, and the scores on the deepest."""
+    pools = []
+    for group, (_, number) in enumerate(VGG16, 1):
+        for i in range(1, number + 1):
+            x = conv(state, f"conv{group}_{i}", x, padding).relu()
+        x = F.max_pool2d(x, 2, ceil_mode=True)
+        pools.append(x)
+    for name in ("fc6", "fc7"):
+        x = conv(state, name, x, padding).relu()
+    return pools, conv(state, "score_fr", x, padding)
 
 
 def reference(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """The network's equation in plain functions, with bilinear resizes in place of the deconvolutions."""
-
-    def conv(name: str, x: Tensor) -> Tensor:
-        weight = state[f"{name}.weight"]
-        return F.conv2d(x, weight, state[f"{name}.bias"], padding=weight.shape[2] // 2)
-
-    pools = []
-    for group, (_, number) in enumerate(VGG16, 1):
-        for i in range(1, number + 1):
-            x = conv(f"conv{group}_{i}", x).relu()
-        x = F.max_pool2d(x, 2, ceil_mode=True)
-        pools.append(x)
-    scores = conv("score_fr", conv("fc7", conv("fc6", x).relu()).relu())
+    pools, scores = vgg16(state, x, {})
     for name, pool in (("score_pool4", pools[3]), ("score_pool3", pools[2])):
-        skip = conv(name, pool)
+        skip = conv(state, name, pool, {})
         scores = F.interpolate(scores, scale_factor=2, mode="bilinear")[..., : skip.shape[2], : skip.shape[3]] + skip
     return scores
 
@@ -204,22 +198,10 @@ def test_the_release_on_caffe_images_is_this_network_on_rgb(tmp_path: Path, size
 
 def released_scores(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """The release up to its last deconvolution: the image padded by 100, fc6 unpadded, the skips cropped by 5 and 9."""
-    padding = {"conv1_1": 100, "fc6": 0}
-
-    def conv(name: str, x: Tensor) -> Tensor:
-        weight = state[f"{name}.weight"]
-        return F.conv2d(x, weight, state[f"{name}.bias"], padding=padding.get(name, weight.shape[2] // 2))
-
-    pools = []
-    for group, (_, number) in enumerate(VGG16, 1):
-        for i in range(1, number + 1):
-            x = conv(f"conv{group}_{i}", x).relu()
-        x = F.max_pool2d(x, 2, ceil_mode=True)
-        pools.append(x)
-    scores = conv("score_fr", conv("fc7", conv("fc6", x).relu()).relu())
+    pools, scores = vgg16(state, x, {"conv1_1": 100, "fc6": 0})
     for up, name, pool, at in (("upscore2", "score_pool4", pools[3], 5), ("upscore_pool4", "score_pool3", pools[2], 9)):
         scores = F.conv_transpose2d(scores, state[f"{up}.weight"], stride=2)
-        scores = scores + conv(name, pool)[:, :, at : at + scores.shape[2], at : at + scores.shape[3]]
+        scores = scores + conv(state, name, pool, {})[:, :, at : at + scores.shape[2], at : at + scores.shape[3]]
     return scores
 
 
@@ -290,11 +272,7 @@ def test_timm_weights_have_every_tensor_of_the_encoder() -> None:
 
 
 def test_pretrained_without_internet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, pretrained: bool, **__: Any) -> nn.Module:
-        assert pretrained
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", offline)
+    offline(monkeypatch)
     with pytest.raises(ConfigError, match=r"vgg16 cannot be had \(no route to host\).*connect to the internet"):
         small(weights="pretrained").build(2)
 
@@ -345,11 +323,5 @@ def test_the_published_width_trains() -> None:
     torch.manual_seed(0)
     model = FCN8s().build(19).train()
     image, label = torch.rand(2, 3, 64, 64), torch.randint(19, (2, 8, 8))
-    optimizer = torch.optim.SGD(model.parameter_groups(1e-5))
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        losses.append(F.cross_entropy(model(image).logits, label))
-        losses[-1].backward()
-        optimizer.step()
+    losses = descend(model, image, label, 3, lr=1e-5)
     assert losses[-1] < losses[0]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.fakes.networks import RandomWeights, descend
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError, DataError
@@ -87,14 +88,7 @@ def test_training_lowers_the_loss_and_moves_every_parameter() -> None:
     model = small(dropout=(0.0, 0.0)).build(4).train()
     image, label = torch.rand(2, 3, 40, 56), torch.randint(4, (2, 5, 7))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameter_groups(0.01), momentum=0.9)
-    losses = []
-    for _ in range(6):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(image).logits, label)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descend(model, image, label, 6, lr=0.01, momentum=0.9)
     assert losses[-1] < losses[0]
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
 
@@ -118,38 +112,26 @@ def test_head_is_the_top_alone() -> None:
 
 def published(classes: int | None = None) -> dict[str, Tensor]:
     """Random weights with AffinityNet's names, a sixteenth as wide; with `classes`, the authors' top besides."""
-    generator = torch.Generator().manual_seed(7)
-    state: dict[str, Tensor] = {}
-
-    def conv(name: str, inputs: int, outputs: int, kernel: int) -> None:
-        weight = torch.randn(outputs, inputs, kernel, kernel, generator=generator)
-        state[f"{name}.weight"] = weight * (2 / (inputs * kernel**2)) ** 0.5
-
-    def norm(name: str, channels: int) -> None:
-        for kind in ("weight", "running_var"):
-            state[f"{name}.{kind}"] = 0.5 + torch.rand(channels, generator=generator)
-        for kind in ("bias", "running_mean"):
-            state[f"{name}.{kind}"] = 0.1 * torch.randn(channels, generator=generator)
-
-    conv("conv1a", 3, 4, 3)
+    made = RandomWeights(7)
+    made.conv("conv1a", 3, 4, 3)
     inputs = 4
     for level, (widths, number) in LEVELS.items():
         kernels = (3, 3) if len(widths) == 2 else (1, 3, 1)
         for block in range(number):
             name = f"b{level}_{block}" if block else f"b{level}"
             if not block:
-                conv(f"{name}.conv_branch1", inputs, widths[-1] // 16, 1)
+                made.conv(f"{name}.conv_branch1", inputs, widths[-1] // 16, 1)
             for part, width, kernel in zip(("2a", "2b1", "2b2"), widths, kernels):
-                norm(f"{name}.bn_branch{part}", inputs)
-                conv(f"{name}.conv_branch{part}", inputs, width // 16, kernel)
+                made.norm(f"{name}.bn_branch{part}", inputs)
+                made.conv(f"{name}.conv_branch{part}", inputs, width // 16, kernel)
                 inputs = width // 16
-    norm("bn7", inputs)
+    made.norm("bn7", inputs)
     if classes:
-        conv("conv6a", inputs, 32, 3)
-        conv(f"linear{classes}", 32, classes, 3)
-        for name, channels in (("conv6a", 32), (f"linear{classes}", classes)):
-            state[f"{name}.bias"] = torch.randn(channels, generator=generator)
-    return state
+        made.conv("conv6a", inputs, 32, 3)
+        made.conv(f"linear{classes}", 32, classes, 3)
+        made.bias("conv6a", 32)
+        made.bias(f"linear{classes}", classes)
+    return made.state
 
 
 def reference(state: dict[str, Tensor], x: Tensor, pooled: bool) -> Tensor:
@@ -321,13 +303,6 @@ def test_the_published_width_trains() -> None:
     torch.manual_seed(0)
     model = ResNet38(dropout=(0.0, 0.0)).build(19).train()
     image, label = torch.rand(2, 3, 64, 64), torch.randint(19, (2, 8, 8))
-    optimizer = torch.optim.SGD(model.parameter_groups(1e-3))
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(image).logits, label)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = descend(model, image, label, 3, lr=1e-3)
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]

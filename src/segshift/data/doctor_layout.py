@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from segshift.data.doctor import Findings, Problem, Reading, Track, check_folder, examine
-from segshift.data.files import LABEL_SUFFIXES, list_files, read_image
-from segshift.data.layout import Item, Layout, Part
+from segshift.data.files import read_image
+from segshift.data.layout import Item, Layout, expected_label, label_files
 from segshift.data.layouts import FOLDER, LAYOUTS, parse
 from segshift.data.open_data import lookalikes
 from segshift.errors import DataError
@@ -25,8 +24,9 @@ def check_data(text: str, track: Track | None = None) -> Findings:
     try:
         return check_folder(path, track)
     except DataError as error:
-        known = [f"segshift check {name}:{path}" for name in lookalikes(Path(path))]
-        hint = f". It looks like {LAYOUTS[lookalikes(Path(path))[0]].title}: {' or '.join(known)}" if known else ""
+        known = lookalikes(Path(path))
+        commands = " or ".join(f"segshift check {name}:{path}" for name in known)
+        hint = f". It looks like {LAYOUTS[known[0]].title}: {commands}" if known else ""
         raise DataError(f"{error}{hint}") from error
 
 
@@ -60,35 +60,18 @@ def _pair(layout: Layout, root: Path, split: str, items: list[Item], findings: F
     found: dict[Path, Reading] = {}
     for part in layout.parts[split]:
         inside = [item for item in items if item.name.startswith(part.prefix)]
-        labels = _labels(root, part)
+        labels = label_files(root, part)
         missing = bool(part.labels) and not any((root / place.folder).is_dir() for place in part.labels)
         if missing:
             findings.notes.append(f"{root / part.labels[0].folder}: is missing: {len(inside)} images without labels")
         for item in inside:
-            label = labels.get(item.name)
+            name = item.name.removeprefix(part.prefix)
+            label = labels[name][0] if name in labels else None
             if label is None and part.labels and not missing:
-                findings.problems.append(
-                    Problem(str(item.image), f"has no label; expected {_expected(root, part, item)}")
-                )
+                told = f"has no label; expected {expected_label(root, part, name)}"
+                findings.problems.append(Problem(str(item.image), told))
             reading = None if label is None else partial(layout.read, label)
             image = partial(read_image, item.image)
             found[item.image] = Reading(str(item.image), str(label), image, reading, layout.resize_labels)
-    orphans = layout.orphans(root, split or None)
-    if orphans:
-        findings.notes.append(f"{orphans[0]}: has no image; {len(orphans)} such label(s) in all, left aside")
+    findings.notes += layout.orphans(root, split or None)
     return found
-
-
-def _labels(root: Path, part: Part) -> Mapping[str, Path]:
-    """Label files by the name of their image, those of the first place first."""
-    found: dict[str, Path] = {}
-    for place in part.labels:
-        for name, paths in list_files(root / place.folder, LABEL_SUFFIXES).items():
-            if name.endswith(place.end):
-                found.setdefault(part.prefix + name.removesuffix(place.end), paths[0])
-    return found
-
-
-def _expected(root: Path, part: Part, item: Item) -> str:
-    name = item.name.removeprefix(part.prefix)
-    return " or ".join(str(root / place.folder / f"{name}{place.end}.png") for place in part.labels)

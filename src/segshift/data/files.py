@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -83,17 +84,13 @@ def read_first_channel(path: Path) -> Int32[Tensor, "h w"]:
     be decoded, or holds 8-bit pixels.
     """
     what = "a 16-bit PNG"
-    try:
+    with _naming(path, what):
         content = _content(path, what)
         with Image.open(io.BytesIO(content), formats=("PNG",)) as header:
             _refuse_size(header, path)
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _undecodable(path, what, error) from error
-    if pixels is None:
-        raise _undecodable(path, what, ValueError("the decoder refuses it"))
+        if pixels is None:
+            raise ValueError("the decoder refuses it")
     if pixels.dtype != np.uint16:
         raise DataError(
             f"{path}: pixels have 8 bits; expected 16 bits, with the ids in the first channel. Restore the original"
@@ -105,21 +102,17 @@ def read_first_channel(path: Path) -> Int32[Tensor, "h w"]:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header alone."""
-    try:
+    with _naming(path, "an image"):
         if path.stat().st_size == 0:
             raise _empty(path, "an image")
         with Image.open(path, formats=_FORMATS) as image:
             # Pillow turns TIFF by itself, and gives the size it will then have.
             swapped = image.format != "TIFF" and _orientation(image) >= 5
             return (image.width, image.height) if swapped else (image.height, image.width)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _undecodable(path, "an image", error) from error
 
 
 def _decode(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    try:
+    with _naming(path, what):
         content = _content(path, what)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _refuse_size(image, path)
@@ -131,6 +124,13 @@ def _decode(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]
                 image.info["rawmode"] = rawmode
             image.load()
             return convert(image)
+
+
+@contextmanager
+def _naming(path: Path, what: str) -> Generator[None]:
+    """Any failure to decode becomes a DataError that names the file, and keeps the decoder's as its cause."""
+    try:
+        yield
     except DataError:
         raise
     # Decoders raise what they like on damaged input (OSError, SyntaxError, ValueError, struct.error, zlib.error ...).

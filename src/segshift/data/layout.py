@@ -109,13 +109,13 @@ class Layout:
         items = [item for part in self.parts[key] for item in self._items(root, key, part, labelled)]
         return sorted(items, key=lambda item: item.name)
 
-    def orphans(self, root: Path, split: str | None) -> list[Path]:
-        """Label files without an image: left over, or their image was lost."""
+    def orphans(self, root: Path, split: str | None) -> list[str]:
+        """A note where there are label files without an image (left over, or their image was lost); else nothing."""
         found: list[Path] = []
         for part in self.parts[self._key(root, split)]:
             images = _images(root, part)
-            found += [paths[0] for name, paths in _labels(root, part).items() if name not in images]
-        return found
+            found += [paths[0] for name, paths in label_files(root, part).items() if name not in images]
+        return [f"{found[0]}: has no image; {len(found)} such label(s) in all, left aside"] if found else []
 
     def _first_folder(self) -> str:
         return f"{next(iter(self.parts.values()))[0].images[0].folder}/"
@@ -159,7 +159,7 @@ class Layout:
         paths = one_each(images)
         if not labelled:
             return [Item(part.prefix + name, path, None) for name, path in zip(images, paths)]
-        labels = _labels(root, part)
+        labels = label_files(root, part)
         without = [name for name in images if name not in labels]
         if without:
             raise self._unlabelled(root, part, without, images)
@@ -174,10 +174,10 @@ class Layout:
 
     def _unlabelled(self, root: Path, part: Part, without: list[str], images: Mapping[str, list[Path]]) -> DataError:
         first = without[0]
-        expected = " or ".join(str(root / place.folder / f"{first}{place.end}.png") for place in part.labels)
         more = f" ({len(without)} of {len(images)} images have none)" if len(without) > 1 else ""
         return DataError(
-            f"{images[first][0]}: has no label{more}; expected {expected}. Restore the label, or delete the image"
+            f"{images[first][0]}: has no label{more}; expected {expected_label(root, part, first)}. Restore the label, "
+            "or delete the image"
         )
 
 
@@ -212,11 +212,7 @@ class LayoutLabelled(LabelFiles):
     @property
     def notes(self) -> list[str]:
         """What is odd but handled, one line each: labels resized so far, and labels without an image."""
-        lines = [self._resized[i] for i in sorted(self._resized)]
-        orphans = self.layout.orphans(self.root, self.split)
-        if orphans:
-            lines.append(f"{orphans[0]}: has no image; {len(orphans)} such label(s) in all, left aside")
-        return lines
+        return [self._resized[i] for i in sorted(self._resized)] + self.layout.orphans(self.root, self.split)
 
     def label(self, index: int) -> UInt8[Tensor, "h w"]:
         """Ids of `space`, or 255, at the image's size. DataError: unreadable, an unknown id, or another size."""
@@ -265,13 +261,18 @@ def _images(root: Path, part: Part) -> dict[str, list[Path]]:
     return {} if place is None else _files(root, place, IMAGE_SUFFIXES)
 
 
-def _labels(root: Path, part: Part) -> dict[str, list[Path]]:
-    """By name, those of the first place that has the name first."""
+def label_files(root: Path, part: Part) -> dict[str, list[Path]]:
+    """Label files by the name of their image (without the part's prefix), each from the first place that has it."""
     found: dict[str, list[Path]] = {}
     for place in part.labels:
         for name, paths in _files(root, place, LABEL_SUFFIXES).items():
             found.setdefault(name, paths)
     return found
+
+
+def expected_label(root: Path, part: Part, name: str) -> str:
+    """In words: the file, or files, that the label of an image (its name without the prefix) may be in."""
+    return " or ".join(str(root / place.folder / f"{name}{place.end}.png") for place in part.labels)
 
 
 def _files(root: Path, place: Place, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:

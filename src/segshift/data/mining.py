@@ -1,4 +1,4 @@
-"""Hard sample mining: target images are cropped where rare classes are predicted (CBST §5, "we also apply ...").
+"""CBST's "hard sample mining strategy" (§5): target images are cropped where rare classes are predicted.
 
 Which classes are rare is counted once a round over the whole target set; where they are in an image is read from
 what the round left on disk. So what is drawn stays a pure function of (seed, t, slot) and these files.

@@ -146,8 +146,7 @@ def open_for(space: LabelSpace, data: str, split: str | None, score_as: str = OW
         _recognise(root, split)
         named = classes_file(locate(root, split))
         own = space if named is None else read_classes(named)[0]
-        larger = own.classes != space.classes and space.name in own.subsets
-        dataset = Folder(root, split, own if larger else space)
+        dataset = Folder(root, split, own if own.classes != space.classes else space)
     if dataset.space.classes != space.classes and space.name in dataset.space.subsets:
         dataset = Renumbered(dataset, *subset_space(dataset.space, space.name))
     if dataset.space.classes != space.classes:

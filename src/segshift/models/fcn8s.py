@@ -90,8 +90,8 @@ class _FCN8s(Segmenter):
         self.score_pool4 = nn.Conv2d(pool4, num_classes, 1)
         self.score_pool3 = nn.Conv2d(pool3, num_classes, 1)
         for score in (self.score_fr, self.score_pool4, self.score_pool3):
-            nn.init.zeros_(score.weight)
-            nn.init.zeros_(score.bias)  # type: ignore[arg-type]
+            for parameter in score.parameters():
+                nn.init.zeros_(parameter)
         self.upscore2 = _Upscore(num_classes)
         self.upscore_pool4 = _Upscore(num_classes)
 
@@ -143,11 +143,12 @@ class _VGG16(nn.Module):
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 
-class _Upscore(nn.ConvTranspose2d):
+class _Upscore(nn.Module):
     """Twice the size, pixel centres aligned: at first exactly the bilinear resize of each class, then learned.
 
     The map's border is repeated outwards, as the bilinear resize does it: an unpadded deconvolution sees zeros there
@@ -155,11 +156,10 @@ class _Upscore(nn.ConvTranspose2d):
     """
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, num_classes, 4, stride=2, padding=3, bias=False)
+        super().__init__()
         ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
-        with torch.no_grad():
-            nn.init.zeros_(self.weight)
-            self.weight.diagonal(dim1=0, dim2=1).copy_(torch.outer(ramp, ramp)[:, :, None])
+        bilinear = torch.eye(num_classes)[:, :, None, None] * torch.outer(ramp, ramp)
+        self.weight = nn.Parameter(bilinear)
 
-    def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h2 w2"]:  # type: ignore[override]
-        return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
+    def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h2 w2"]:
+        return F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), self.weight, stride=2, padding=3)

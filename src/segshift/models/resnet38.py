@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -118,11 +118,10 @@ class _Encoder(nn.Module):
         super().__init__()
         a1 = config.variant == "A1"
 
-        def level(inputs: int, number: int, *widths: int, **first: int | float) -> nn.Sequential:
-            """`first` goes to the first block; the others keep its dilation and neither stride nor dropout."""
+        def level(inputs: int, number: int, *widths: int, dilation: int = 1, **first: Any) -> nn.Sequential:
+            """`number` blocks; stride, first dilation and dropout (`first`) are those of the first alone."""
             scaled = [_scaled(width, config.width) for width in widths]
-            dilation = int(first.get("dilation", 1))
-            blocks = [_Block(_scaled(inputs, config.width), scaled, **first)]  # type: ignore[arg-type]
+            blocks = [_Block(_scaled(inputs, config.width), scaled, dilation=dilation, **first)]
             blocks += [_Block(scaled[-1], scaled, dilation=dilation) for _ in range(number - 1)]
             return nn.Sequential(*blocks)
 
