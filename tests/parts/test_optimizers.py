@@ -34,6 +34,14 @@ def test_kinds(kind: str, expected: type) -> None:
     assert (group["momentum"] if kind == "sgd" else group["betas"][0]) == 0.7
 
 
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_beta2(kind: Any) -> None:
+    """torch's own by default: recipes written before there was the option are as they were."""
+    for options, expected in (({}, 0.999), ({"beta2": 0.99}, 0.99), ({"beta2": 0.0}, 0.0)):
+        entry = Optimizer(kind, **options).build(nn.Linear(2, 1), 10)
+        assert entry.optimizer.param_groups[0]["betas"] == (0.9, expected)
+
+
 @pytest.mark.parametrize("power", [0.0, 0.9, 1.0, 2.0])
 def test_poly_schedule(power: float) -> None:
     layer = nn.Linear(2, 1)
@@ -70,6 +78,8 @@ def test_a_schedule_comes_back_exactly() -> None:
         {"lr": float("inf")},
         {"head_multiplier": -1.0},
         {"momentum": 1.0},
+        {"beta2": 1.0},
+        {"beta2": float("nan")},
         {"weight_decay": -1e-4},
         {"power": -1.0},
     ],

@@ -24,6 +24,8 @@ class Optimizer:
     weight_decay: float = 5e-4
     power: float = 0.9
     """Exponent of the poly schedule lr (1 - t / T)^power."""
+    beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients; `momentum` is that of the gradients. SGD has none."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("sgd", "adam", "adamw"):
@@ -31,8 +33,9 @@ class Optimizer:
         for name in ("lr", "head_multiplier"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a positive number")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum = {self.momentum}; expected 0 <= momentum < 1")
+        for name in ("momentum", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}; expected 0 <= {name} < 1")
         if self.weight_decay < 0 or self.power < 0:
             raise ConfigError(f"weight_decay = {self.weight_decay}, power = {self.power}; expected numbers >= 0")
 
@@ -48,5 +51,5 @@ class Optimizer:
             )
         else:
             adam = optim.AdamW if self.kind == "adamw" else optim.Adam
-            optimizer = adam(groups, lr=self.lr, betas=(self.momentum, 0.999), weight_decay=self.weight_decay)
+            optimizer = adam(groups, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay)
         return OptimizerAndSchedule(optimizer, PolynomialLR(optimizer, total_iters=steps, power=self.power))
