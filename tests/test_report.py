@@ -6,13 +6,17 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.fakes.run_folder import STREET, make_run
+import torch
+from PIL import Image
+from tests.fakes.run_folder import STREET, degraded, make_run, street_label
 
 from segshift.errors import ConfigError, DataError, RunError
-from segshift.evaluate import percent
+from segshift.evaluate import Scores, confusion, percent, plain
+from segshift.label_quality import Quality
 from segshift.report import panel_picture, write_report
-from segshift.report_figures import ORACLE, results
+from segshift.report_figures import ORACLE, results, score_table
 from segshift.run_folder import read_run
 from segshift.taxonomy import LabelSpace
 
@@ -32,7 +36,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
-            self._rows = self.tables.setdefault(dict(attrs).get("id") or "", [])
+            self._rows = self.tables.setdefault(dict(attrs).get("id") or dict(attrs).get("class") or "", [])
         if tag == "tr" and self._rows is not None:
             self._rows.append([])
         if tag in ("td", "th") and self._rows is not None:
@@ -162,6 +166,119 @@ def test_runs_with_warmups_of_their_own_are_told_apart(tmp_path, oracle):
     ]  # fmt: skip
 
 
+def add_alignment(run: Path, seed: int = 0, label: str = "AdaptSegNet (LS)") -> None:
+    """What a run with a second warm-up leaves besides: its scores, pictures, name and losses."""
+    truths = [street_label(np.random.default_rng([0, i])) for i in range(6)]
+    predicted = [degraded(t, np.random.default_rng([3, seed, i]), 0.35) for i, t in enumerate(truths)]
+    pairs = [(torch.from_numpy(t), torch.from_numpy(p)) for t, p in zip(truths, predicted, strict=True)]
+    scores = Scores(STREET, confusion(pairs, len(STREET)), len(pairs))
+    (run / "evaluation" / "alignment.json").write_text(json.dumps(scores.to_dict()))
+    for folder, pixels in zip(sorted((run / "evaluation" / "panels").iterdir()), predicted, strict=False):
+        Image.fromarray(pixels).save(folder / "alignment.png")
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "alignment_label": label}))
+    line = {"phase": "alignment", "round": 1, "step": 301, "seconds": 1.0, "losses": {"adversarial": 0.5}}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def add_quality(run: Path, rounds: int = 3) -> list[Quality]:
+    """Measured pseudo-labels of each round, of random counts."""
+    rng, k = np.random.default_rng(5), len(STREET)
+    measured = []
+    for n in range(1, rounds + 1):
+        counts = rng.integers(0, 50, (k + 1, k + 1)) + np.diag([400 * n] * k + [0])
+        counts[-2], counts[:, -2] = 0, 0  # "train" never occurs
+        quality = Quality(n, STREET, 60, torch.from_numpy(counts))
+        (run / "evaluation" / f"labels-{n}.json").write_text(json.dumps(quality.to_dict()))
+        measured.append(quality)
+    return measured
+
+
+def test_a_second_warmup_stands_between_the_first_and_the_adapted_model(run, oracle, tmp_path):
+    add_alignment(run)
+    rows = results([run], oracle)["rows"]
+    assert [(r["label"], r["kind"], r["compared_with"]) for r in rows] == [
+        ("source-only", "warmup", None),
+        ("AdaptSegNet (LS)", "alignment", "source-only"),
+        ("CBST", "adapted", "source-only"),
+        (ORACLE, "oracle", "source-only"),
+    ]
+    scores = json.loads((run / "evaluation" / "alignment.json").read_text())
+    assert rows[1]["miou"]["all"]["value"] == scores["miou"]["all"]
+    page = Page(write_report([run], tmp_path / "report.html", oracle))
+    assert page.tables["per-class"][0] == ["class", "source-only", "AdaptSegNet (LS)", "CBST", ORACLE]
+    pictures = [a["alt"] for t, a in page.tags if t == "img"]
+    titles = ("image", "truth", "source-only", "AdaptSegNet (LS)", "CBST")
+    assert pictures[:5] == [f"{title}, target__000" for title in titles]
+    assert page.text.index("Warm-up\n") < page.text.index("Second warm-up") < page.text.index("Adaptation (dashed")
+    table = score_table([run], oracle)
+    assert not isinstance(table, str)
+    columns = [str(column.header) for column in table.columns]
+    assert columns == ["class", "source-only", "AdaptSegNet (LS)", "CBST", ORACLE]
+    assert percent(scores["pixel_accuracy"]) in plain(table)
+
+
+def test_a_second_warmup_that_runs_share_is_shown_once(tmp_path):
+    runs = [make_run(tmp_path / name, label=name, rate=rate) for name, rate in (("IAST", 0.2), ("constant", 0.3))]
+    for folder in runs:
+        add_alignment(folder)
+    order = ["source-only", "AdaptSegNet (LS)", "IAST", "constant"]
+    assert [r["label"] for r in results(runs)["rows"]] == order
+    # A run that is this warm-up is a row already.
+    itself = make_run(tmp_path / "ls", label="AdaptSegNet (LS)")
+    shutil.copy(runs[0] / "evaluation" / "alignment.json", itself / "evaluation" / "final.json")
+    assert [r["label"] for r in results([*runs, itself])["rows"]] == ["source-only", "IAST", "constant", order[1]]
+    add_alignment(runs[1], seed=1)
+    labels = [r["label"] for r in results(runs)["rows"]]
+    assert labels == [
+        "source-only", "AdaptSegNet (LS), seed 0, IAST", "IAST", "AdaptSegNet (LS), seed 0, constant", "constant",
+    ]  # fmt: skip
+
+
+def test_a_model_that_was_given_is_what_differences_are_to(run, tmp_path):
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "warmup_label": "given model"}))
+    text = Page(write_report([run], tmp_path / "report.html")).text
+    assert "a signed figure is the difference to given model in points" in text
+    assert "source-only" not in text
+
+
+def test_the_quality_of_pseudo_labels_is_called_oracle(run, tmp_path):
+    measured = add_quality(run)
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert "Against withheld target labels (oracle)" in page.text
+    heads, names, *lines = page.tables["quality"]
+    assert heads == ["round", "proportion", "accuracy", "P-mIoU", "rarer half of the classes"]
+    assert names == ["of truth", "of labels", "precision", "recall"]
+    for cells, quality in zip(lines, measured, strict=True):
+        rare = quality.rarer_half
+        assert cells == [
+            str(quality.round), percent(quality.proportion), percent(quality.accuracy),
+            f"{percent(quality.miou)} (7 classes)", percent(rare.share_of_truth), percent(rare.share_of_labels),
+            percent(rare.precision), percent(rare.recall),
+        ]  # fmt: skip
+    _, _, *classes = page.tables["quality-classes"]
+    for c, cells in enumerate(classes):
+        values = [getattr(q, name)[c] for name in ("iou", "precision", "recall") for q in measured]
+        assert cells == [STREET.classes[c], *(percent(float(v)).replace("-", "\N{EN DASH}") for v in values)]
+    figures = results([run])["runs"][0]["label_quality"]
+    assert [entry["miou"] for entry in figures] == [quality.miou for quality in measured]
+    assert "confusion" not in figures[0]
+
+
+def test_without_withheld_labels_nothing_is_said_of_them(run, tmp_path):
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert "quality" not in page.tables and "withheld" not in page.text
+    # What became of the pixels predicted as each class needs no labels.
+    heads, _, *classes = page.tables["thresholds"]
+    assert heads[-1] == "kept, %"
+    statistics = read_run(run).rounds
+    for c, cells in enumerate(classes):
+        rates = [r["kept_per_class"][c] / r["predicted"][c] if r["predicted"][c] else None for r in statistics]
+        assert cells[-3:] == [percent(rate).replace("-", "\N{EN DASH}") for rate in rates]
+
+
 def test_a_run_without_test_labels_rounds_log_or_pictures_says_so(tmp_path):
     run = make_run(tmp_path / "bare", scored=False, rounds=0, panels=0)
     (run / "log.jsonl").unlink()
@@ -234,6 +351,8 @@ def test_runs_over_other_classes_are_refused(tmp_path, run):
         ("run.json", "[]", RunError, r"run\.json: holds list"),
         ("run.json", "{}", RunError, r"run\.json: label, space missing"),
         ("round-1/statistics.json", "", RunError, r"round-1.statistics\.json: cannot be read"),
+        ("evaluation/labels-1.json", '{"round": 1}', RunError, r"labels-1\.json: proportion, accuracy, .*missing"),
+        ("evaluation/alignment.json", "{}", DataError, r"alignment\.json: space, confusion, images missing"),
         ("evaluation/final.json", "{}", DataError, r"final\.json: space, confusion, images missing"),
         ("log.jsonl", "{}\n{}\n", RunError, r"log\.jsonl, line 1: cannot be read"),
         ("evaluation/panels/target__000/truth.png", "x", RunError, r"truth\.png: cannot be read as an image"),

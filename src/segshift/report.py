@@ -32,6 +32,7 @@ _WIDEST = 640
 """Pixels; wider panel pictures are scaled down in the page."""
 _POINTS = 200
 """Most points of a loss curve; more steps are averaged in equal groups."""
+_PHASES = {"warmup": "Warm-up", "alignment": "Second warm-up", "adaptation": "Adaptation"}
 
 
 def write_report(
@@ -121,7 +122,7 @@ def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
         "overall": {name: values for name, values in lists.items() if not all(len(v) == k for v in values)},
         "kept": rates,
         "prior": _embedded(run.path / "spatial-prior.png"),
-        "charts": [chart for phase in ("warmup", "adaptation") if (chart := _chart(run, phase))],
+        "charts": [chart for phase in _PHASES if (chart := _chart(run, phase))],
         "recipe": run.info.get("recipe"),
     }
 
@@ -148,9 +149,8 @@ def _chart(run: Run, phase: str) -> dict[str, Any] | None:
     if not series:
         return None
     thin = {name: (_averaged(xs), _averaged(ys)) for name, (xs, ys) in series.items()}
-    title = {"warmup": "Warm-up", "adaptation": "Adaptation"}[phase]
     return {
-        "title": title,
+        "title": _PHASES[phase],
         "names": list(thin),
         "rounds": bool(marks),
         "svg": Markup(draw.curves(thin, "step", "loss", marks)),

@@ -28,14 +28,14 @@ class Row:
     """A model in the tables: its name, where it comes from, and the row its differences refer to."""
 
     label: str
-    kind: Literal["warmup", "adapted", "oracle"]
+    kind: Literal["warmup", "alignment", "adapted", "oracle"]
     run: Run
     scores: Scores | None
     base: int | None
 
     @property
     def picture(self) -> str:
-        return "warmup.png" if self.kind == "warmup" else "final.png"
+        return f"{self.kind}.png" if self.kind in ("warmup", "alignment") else "final.png"
 
 
 def results(runs: Sequence[Path], oracle: Path | None = None) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def results(runs: Sequence[Path], oracle: Path | None = None) -> dict[str, Any]:
 
     `rows` holds a model each: `miou` (subset -> value, classes averaged, size of the subset, difference), `iou`
     (class -> value, difference) and the accuracies; differences are to the row named in `compared_with`.
-    `runs` holds each run's rounds. Raises RunError for a folder that is not a run, or runs over different classes.
+    `runs` holds each run's rounds, and the quality of their pseudo-labels (oracle) where it was measured. Raises
+    RunError for a folder that is not a run, or runs over different classes.
     """
     return figures_of(*read_all(runs, oracle))
 
@@ -79,15 +80,23 @@ def read_all(runs: Sequence[Path], oracle: Path | None) -> tuple[list[Run], Run 
 
 
 def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
-    """Source-only (once, where all runs share it), each adapted model, the oracle; labels are distinct."""
+    """Source-only (once, where all runs share it), second warm-ups, adapted models, the oracle; labels are distinct.
+
+    A second warm-up stands before the first run that starts from it, and nowhere where it is one of the runs itself.
+    """
     rows: list[Row] = []
-    shared = len({_warmup_key(run) for run in runs}) == 1
+    shared = len({_model_key(run.warmup_label, run.warmup, run) for run in runs}) == 1
+    shown = {_model_key(str(run.info["label"]), run.final, run) for run in runs}
     for run in runs:
         # A run that is a warm-up and nothing else has one model, its last.
         is_warmup = run.warmup is None and run.info["label"] == run.warmup_label
         if not is_warmup and (not shared or not rows):
             rows.append(Row(run.warmup_label, "warmup", run, run.warmup, None))
         base = max((i for i, row in enumerate(rows) if row.kind == "warmup"), default=None)
+        key = _model_key(run.alignment_label, run.alignment, run)
+        if run.alignment is not None and key not in shown:
+            rows.append(Row(run.alignment_label, "alignment", run, run.alignment, base))
+            shown.add(key)
         rows.append(Row(str(run.info["label"]), "adapted", run, run.final, base))
     if oracle:
         rows.append(Row(ORACLE, "oracle", oracle, oracle.final, 0 if shared else None))
@@ -97,9 +106,9 @@ def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
     return rows
 
 
-def _warmup_key(run: Run) -> str:
-    scores = run.warmup.confusion.tolist() if run.warmup else run.info.get("seed")
-    return json.dumps([run.warmup_label, scores])
+def _model_key(label: str, scores: Scores | None, run: Run) -> str:
+    """Equal for what is the same model: of one name, and of one confusion matrix (or one seed, where not scored)."""
+    return json.dumps([label, scores.confusion.tolist() if scores else run.info.get("seed")])
 
 
 def figures_of(runs: Sequence[Run], oracle: Run | None) -> dict[str, Any]:
@@ -181,4 +190,10 @@ def run_figures(run: Run) -> dict[str, Any]:
     """How a run came about, and the statistics of its rounds."""
     keys = ("name", "label", "seed", "command", "started", "device", "processes", "threads", "versions")
     known = {key: run.info.get(key) for key in (*keys, "data", "data_notes")}
-    return {"folder": run.folder, **known, "rounds": [dict(statistics) for statistics in run.rounds]}
+    counts = ("what", "space", "confusion", "predicted")  # what the figures are made of
+    return {
+        "folder": run.folder,
+        **known,
+        "rounds": [dict(statistics) for statistics in run.rounds],
+        "label_quality": [{k: v for k, v in entry.items() if k not in counts} for entry in run.label_quality],
+    }

@@ -22,8 +22,12 @@ class Run:
     info: Mapping[str, Any]
     space: LabelSpace
     warmup: Scores | None
+    alignment: Scores | None
+    """Of the second warm-up, between `warmup` and the adaptation."""
     final: Scores | None
     rounds: tuple[Mapping[str, Any], ...]
+    label_quality: tuple[Mapping[str, Any], ...]
+    """Each measured round's pseudo-labels against withheld target labels (oracle; `label_quality.Quality`)."""
     log: tuple[Mapping[str, Any], ...]
 
     @property
@@ -33,6 +37,10 @@ class Run:
     @property
     def warmup_label(self) -> str:
         return str(self.info.get("warmup_label", "warm-up"))
+
+    @property
+    def alignment_label(self) -> str:
+        return str(self.info.get("alignment_label") or "second warm-up")
 
 
 def read_run(path: Path) -> Run:
@@ -52,13 +60,16 @@ def read_run(path: Path) -> Run:
     # Classes may be merged before scoring: the scores are then over other classes than the model.
     scored, _ = taxonomy.from_dict(info.get("scored_space", info["space"]), str(path / "run.json"))
     rounds = sorted(path.glob("round-*/statistics.json"), key=lambda file: (len(file.parent.name), file.parent.name))
+    evaluation = path / "evaluation"
     return Run(
         path,
         info,
         space,
-        _read_scores(path / "evaluation" / "warmup.json", scored),
-        _read_scores(path / "evaluation" / "final.json", scored),
+        _read_scores(evaluation / "warmup.json", scored),
+        _read_scores(evaluation / "alignment.json", scored),
+        _read_scores(evaluation / "final.json", scored),
         tuple(_read_json(file) for file in rounds),
+        tuple(_read_quality(file) for file in sorted(evaluation.glob("labels-*.json"), key=lambda f: (len(f.name), f))),
         _read_log(path / "log.jsonl"),
     )
 
@@ -70,6 +81,18 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: cannot be read as JSON ({error}); the run is damaged, run it again") from error
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds {type(content).__name__}, expected an object; the run is damaged, run it again")
+    return content
+
+
+def _read_quality(path: Path) -> dict[str, Any]:
+    content = _read_json(path)
+    expected = ("round", "proportion", "accuracy", "miou", "miou_classes", "iou", "precision", "recall", "rarer_half")
+    missing = [key for key in expected if key not in content]
+    if missing:
+        raise RunError(
+            f"{path}: {', '.join(missing)} missing; expected the quality of a round's pseudo-labels: delete the file, "
+            "or measure it again"
+        )
     return content
 
 

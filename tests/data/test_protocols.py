@@ -15,6 +15,7 @@ from segshift.data.protocols import (
     SomeImages,
     SomeLabelled,
     fold_indices,
+    labelled_indices,
     merge_of,
     notes_of,
     scored_space,
@@ -55,6 +56,26 @@ def test_the_folds_of_the_paper() -> None:
     rest, inside = fold_indices(100, 10, 3)
     assert inside == [3, 13, 23, 33, 43, 53, 63, 73, 83, 93]
     assert len(rest) == 90
+
+
+@settings(max_examples=100)
+@given(st.integers(2, 200), st.floats(0.001, 0.999), st.floats(0.001, 0.999), st.integers(0, 5))
+def test_a_share_of_the_images_is_labelled(count: int, small: float, large: float, seed: int) -> None:
+    small, large = sorted((small, large))
+    labelled, rest = labelled_indices(count, small, seed)
+    assert sorted(labelled + rest) == list(range(count))
+    assert (labelled, rest) == (sorted(labelled), sorted(rest))
+    assert 1 <= len(labelled) < count
+    assert abs(len(labelled) - small * count) <= 0.5 or len(labelled) in (1, count - 1)
+    assert set(labelled) <= set(labelled_indices(count, large, seed)[0])
+
+
+def test_which_images_are_labelled_is_the_seeds() -> None:
+    """The same on every machine: recorded once."""
+    assert labelled_indices(16, 0.25, 0)[0] == [0, 2, 7, 11]
+    assert len({tuple(labelled_indices(100, 0.25, seed)[0]) for seed in range(20)}) == 20
+    counts = np.bincount([i for seed in range(400) for i in labelled_indices(20, 0.25, seed)[0]], minlength=20)
+    assert counts.min() > 60 and counts.max() < 140  # 100 each on average
 
 
 def test_some_images_have_no_labels_and_their_own_fingerprint() -> None:

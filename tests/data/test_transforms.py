@@ -31,6 +31,12 @@ VIEWS = st.builds(
     st.booleans(),
 )
 SHORT_SIDES = st.none() | st.integers(16, 32)
+WINDOWS = st.builds(
+    lambda crop, low, more: View(crop, window=(low, low + more)),
+    st.tuples(st.integers(1, 48), st.integers(1, 48)),
+    st.integers(1, 48),
+    st.integers(0, 24),
+)
 
 
 def blocks(size: tuple[int, int], seed: int) -> Tensor:
@@ -70,6 +76,79 @@ def test_a_drawn_crop_lies_inside(size: tuple[int, int], view: View, short_side:
     assert geometry.slot == 3
     assert view.flip or not geometry.flip
     assert geometry == draw_geometry(size, view, short_side, np.random.default_rng(seed), slot=3)
+
+
+@settings(max_examples=200)
+@given(size=SIZES, view=WINDOWS, short_side=SHORT_SIDES, seed=st.integers(0, 10**6), mined=st.booleans())
+def test_a_window_is_one_that_the_image_can_hold(
+    size: tuple[int, int], view: View, short_side: int | None, seed: int, mined: bool
+) -> None:
+    assert view.crop is not None and view.window is not None
+    centre = (0.9, 0.2) if mined else None
+    geometry = draw_geometry(size, view, short_side, np.random.default_rng(seed), centre=centre)
+    assert geometry.size == view.crop
+    (high, wide), (low, most) = working_size(size, short_side), view.window
+    largest = min(high, wide * view.crop[0] / view.crop[1])
+    # The crop lies wholly inside the scaled image: nothing is padded.
+    for corner, crop, resized in zip((geometry.top, geometry.left), geometry.size, geometry.resized):
+        assert 0 <= corner <= resized - crop
+    # A window of height v becomes the crop where the image's height becomes crop / v of it, to the next pixel.
+    scaled = [view.crop[0] * high / min(bound, largest) for bound in (most, low)]
+    assert scaled[0] - 0.501 <= geometry.resized[0] <= scaled[1] + 0.501
+    assert abs(geometry.resized[0] / high - geometry.resized[1] / wide) <= 0.5 / high + 0.5 / wide
+    if low == most or largest <= low:
+        again = draw_geometry(size, view, short_side, np.random.default_rng(seed + 1), centre=centre)
+        assert again.resized == geometry.resized
+
+
+def test_windows_are_drawn_evenly_as_published() -> None:
+    """IAST, §5.1: height 341 to 950, aspect 2, resized to 1024 x 512; GTA5's images are 1052 x 1914."""
+    view = View((512, 1024), window=(341, 950))
+    drawn = [draw_geometry((1052, 1914), view, None, np.random.default_rng(seed)) for seed in range(2000)]
+    heights = np.array([512 * 1052 / g.resized[0] for g in drawn])
+    assert 340 < heights.min() < 345 and 945 < heights.max() < 951
+    assert np.abs(np.quantile(heights, [0.25, 0.5, 0.75]) - [493, 645.5, 798]).max() < 20
+    assert {g.size for g in drawn} == {(512, 1024)}
+    left = np.array([g.left / (g.resized[1] - 1024) for g in drawn])
+    assert abs(left.mean() - 0.5) < 0.03 and left.min() < 0.01 and left.max() > 0.99
+
+
+def test_a_window_that_the_image_cannot_hold_is_drawn_no_larger_than_fits() -> None:
+    wide = [
+        draw_geometry((100, 120), View((10, 20), window=(50, 90)), None, np.random.default_rng(s)) for s in range(99)
+    ]
+    heights = [10 * 100 / g.resized[0] for g in wide]  # at most 60 high: twice that is the width
+    assert max(heights) <= 60.5 and min(heights) < 52 and len(set(heights)) > 2
+    # Nothing of the range fits: the largest window is the whole width.
+    assert draw_geometry((100, 120), View((10, 20), window=(80, 90)), None, np.random.default_rng(0)).resized[1] == 20
+
+
+def test_a_window_is_the_resized_cut() -> None:
+    """A flat quarter of an image, drawn by mining's centre: the crop holds nothing else."""
+    image = torch.zeros(3, 80, 160, dtype=torch.uint8)
+    image[:, :40, :80] = 255
+    view = View((20, 40), flip=False, window=(40, 40))
+    geometry = draw_geometry((80, 160), view, None, np.random.default_rng(0), centre=(0.25, 0.25))
+    assert (geometry.resized, geometry.top, geometry.left) == ((40, 80), 0, 0)
+    assert (apply_to_image(image, geometry)[:, :-1, :-1] > 0.95).all()
+    assert (apply_to_label(image[0] // 255, geometry) == 1).all()
+
+
+@given(size=SIZES, view=VIEWS, short_side=SHORT_SIDES, seed=st.integers(0, 10**6))
+def test_without_a_window_the_random_stream_is_as_it_was(
+    size: tuple[int, int], view: View, short_side: int | None, seed: int
+) -> None:
+    """Scale, top, left, flip, in this order, and nothing after them."""
+    rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+    geometry = draw_geometry(size, view, short_side, rng)
+    high, wide = working_size(size, short_side)
+    factor = again.uniform(*view.scale)
+    resized = max(1, round(high * factor)), max(1, round(wide * factor))
+    crop = view.crop or (high, wide)
+    top, left = (int(again.integers(0, max(resized[axis] - crop[axis], 0) + 1)) for axis in (0, 1))
+    mirrored = bool(again.random() < 0.5) and view.flip
+    assert geometry == Geometry(resized, top, left, crop, mirrored, 0)
+    assert rng.random() == again.random()
 
 
 @given(size=SIZES, short_side=st.integers(16, 64))
@@ -123,7 +202,16 @@ def test_a_label_of_another_size_is_brought_to_the_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "found"), [({"scale": (0, 1)}, "scale"), ({"scale": (1.2, 1)}, "scale"), ({"crop": (0, 8)}, "crop")]
+    ("options", "found"),
+    [
+        ({"scale": (0, 1)}, "scale"),
+        ({"scale": (1.2, 1)}, "scale"),
+        ({"crop": (0, 8)}, "crop"),
+        ({"crop": (8, 8), "window": (9, 8)}, "window"),
+        ({"crop": (8, 8), "window": (0, 8)}, "window"),
+        ({"window": (8, 9)}, "window = .*, crop"),
+        ({"crop": (8, 8), "window": (8, 9), "scale": (0.5, 1)}, "window = .*, scale"),
+    ],
 )
 def test_wrong_views_are_errors(options: dict, found: str) -> None:
     with pytest.raises(ConfigError, match=f"{found} = .*expected"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget
 from segshift.data.layouts import FOLDER, LAYOUTS
-from segshift.data.open_data import MINICITY, DataConfig, Domain, usual_test_split
+from segshift.data.open_data import MINICITY, DataConfig, Place, declared_space, place_of, usual_test_split
 from segshift.data.protocols import ScoredAs
 from segshift.taxonomy import CITYSCAPES, LabelSpace
 
@@ -21,28 +21,53 @@ _SYNTHIA = (
 
 
 def protocol(
-    config: DataConfig, source: LabelledDataset, target: ImageDataset, test: LabelledDataset | None
+    config: DataConfig, source: LabelledDataset | None, target: ImageDataset, test: LabelledDataset | None
 ) -> list[str]:
-    """The sentences, in the order of a reader's questions; `target` is an `OracleTarget` where its labels train too."""
+    """The sentences, in the order of a reader's questions.
+
+    `source` is None for source-free adaptation; `target` is an `OracleTarget` where its labels train too.
+    """
     oracle = isinstance(target, OracleTarget)
-    seen = "with their labels (oracle)" if oracle else "without their labels"
-    sentences = [
-        f"Source: {len(source.names)} labelled images of {_where(config, 'source', config.source_split)}.",
-        f"Target: {len(target.names)} images of {_where(config, 'target', config.target_split)}, trained on {seen}.",
-        *_scored(config, test, oracle),
-    ]
+    sentences = [*_trained_on(config, source, target, oracle), *_scored(config, test, oracle)]
     if config.classes is not None:
+        space = declared_space(config) if source is None else source.space
+        size = "" if space is None else f"the {len(space)} of "
         sentences.append(
-            f"Classes: the {len(source.space)} of the subset {config.classes}; pixels of all other classes are "
-            "ignored, in training and in scoring."
+            f"Classes: {size}the subset {config.classes}; pixels of all other classes are ignored, in training and in "
+            "scoring."
         )
     if isinstance(test, ScoredAs):
         sentences.append(_merged(test))
-    if config.source_layout == "synthia" and config.source != MINICITY and config.classes is None:
+    if source is not None and _is_layout(place_of(config, "source"), "synthia") and config.classes is None:
         sentences.append(_SYNTHIA)
-    if config.target_layout == "bdd" and config.target != MINICITY:
+    if _is_layout(place_of(config, "target"), "bdd"):
         sentences.append(_BDD)
     return sentences
+
+
+def _trained_on(
+    config: DataConfig, source: LabelledDataset | None, target: ImageDataset, oracle: bool
+) -> tuple[str, str]:
+    seen = f"trained on {'with their labels (oracle)' if oracle else 'without their labels'}"
+    place = place_of(config, "target")
+    here = _where(place, place.split)
+    if source is None:
+        return (
+            "Source: none, source-free adaptation of a model that was trained before.",
+            f"Target: {len(target.names)} images of {here}, {seen}.",
+        )
+    if config.labelled_share is not None:
+        labelled, rest = len(source.names), len(target.names)
+        return (
+            f"Source: {labelled} labelled images, drawn with seed {config.labelled_seed} from the {labelled + rest} of "
+            f"{here} (semi-supervised, labelled_share {config.labelled_share:g}).",
+            f"Target: the other {rest} images, {seen}.",
+        )
+    start = place_of(config, "source")
+    return (
+        f"Source: {len(source.names)} labelled images of {_where(start, start.split)}.",
+        f"Target: {len(target.names)} images of {here}, {seen}.",
+    )
 
 
 def _scored(config: DataConfig, test: LabelledDataset | None, oracle: bool) -> list[str]:
@@ -60,7 +85,8 @@ def _scored(config: DataConfig, test: LabelledDataset | None, oracle: bool) -> l
             f"Scored: these same {count} images (transductive), their labels read for scoring alone. The figures do "
             f"not say how an adapted model does on images it has not seen.{warning}"
         ]
-    return [f"Scored: {count} images of {_where(config, 'target', config.test_split or usual_test_split(config))}."]
+    where = _where(place_of(config, "target"), config.test_split or usual_test_split(config))
+    return [f"Scored: {count} images of {where}."]
 
 
 def _merged(test: ScoredAs) -> str:
@@ -82,17 +108,18 @@ def _named(space: LabelSpace) -> int:
     return len(space.subsets.get(space.name, space.subsets["all"]))
 
 
-def _where(config: DataConfig, domain: Domain, split: str | None) -> str:
+def _is_layout(place: Place, layout: str) -> bool:
+    return place.path != MINICITY and place.layout == layout
+
+
+def _where(place: Place, split: str | None) -> str:
     """`Cityscapes, split val`: no path, which is another machine's."""
-    path, layout = (
-        (config.source, config.source_layout) if domain == "source" else (config.target, config.target_layout)
-    )
-    if path == MINICITY:
-        return f"MiniCity's {domain} town, split {split or 'train'}"
-    if layout != FOLDER:
-        known = LAYOUTS[layout]
+    if place.path == MINICITY:
+        return f"MiniCity's {place.domain} town, split {split or 'train'}"
+    if place.layout != FOLDER:
+        known = LAYOUTS[place.layout]
         return f"{known.title}, split {split}" if known.splits else f"{known.title} (all of it)"
-    return f"the folder {Path(path).name}" + (f", split {split}" if split else "")
+    return f"the folder {Path(place.path).name}" + (f", split {split}" if split else "")
 
 
 def _ordinal(number: int) -> str:

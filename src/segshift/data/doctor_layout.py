@@ -9,7 +9,7 @@ from segshift.data.doctor import Findings, Problem, Reading, Track, check_folder
 from segshift.data.files import read_image
 from segshift.data.layout import Item, Layout, expected_label, label_files
 from segshift.data.layouts import FOLDER, LAYOUTS, parse
-from segshift.data.open_data import lookalikes
+from segshift.data.recognise import lookalikes
 from segshift.errors import DataError
 
 

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from segshift.data.dataset import ImageDataset, LabelledDataset
+from segshift.data.sampling import Stream, generator
 from segshift.errors import ConfigError
 from segshift.taxonomy import CITYSCAPES, MERGES, LabelSpace, Merge, id_table
 
@@ -28,6 +29,17 @@ def fold_indices(count: int, folds: int, fold: int) -> tuple[list[int], list[int
     """(the rest, fold `fold`) of `count` images in name order: the fold is fold, fold + folds, fold + 2 folds, ..."""
     inside = range(fold, count, folds)
     return [i for i in range(count) if i not in inside], list(inside)
+
+
+def labelled_indices(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """(labelled, the rest) of `count` images in name order, at least one each: `share` of them, rounded, is labelled.
+
+    They are the first of a permutation drawn from the seed alone, so those of a smaller share are among those of a
+    larger one (the IAST paper's Table 8 says nothing of how its images were drawn).
+    """
+    order = generator(seed, Stream.SOURCE, 6).permutation(count)
+    labelled = {int(i) for i in order[: min(max(1, round(share * count)), count - 1)]}
+    return sorted(labelled), [i for i in range(count) if i not in labelled]
 
 
 class SomeImages:

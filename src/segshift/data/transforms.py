@@ -28,6 +28,9 @@ class View:
     """Range of the random scale, on top of the working size."""
     flip: bool = True
     """Mirror half of the images left to right."""
+    window: tuple[int, int] | None = None
+    """Multi-scale crops (IAST paper, §5.1): the range of the window's height, in pixels of the working size. The
+    window has the crop's aspect, is no larger than the image can hold, and is resized to the crop. None: no window."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -35,6 +38,21 @@ class View:
             raise ConfigError(f"scale = {self.scale}; expected two numbers, 0 < low <= high, such as 0.7 1.3")
         if self.crop is not None and min(self.crop) < 1:
             raise ConfigError(f"crop = {self.crop}; expected height and width of at least 1 pixel")
+        if self.window is not None:
+            self._check_window(*self.window)
+
+    def _check_window(self, low: int, high: int) -> None:
+        if not 1 <= low <= high:
+            raise ConfigError(f"window = {self.window}; expected two heights, 1 <= low <= high, such as 341 950")
+        if self.crop is None:
+            raise ConfigError(
+                f"window = {self.window}, crop = None; expected the crop that a window is resized to, such as 512 1024"
+            )
+        if self.scale != (1.0, 1.0):
+            raise ConfigError(
+                f"window = {self.window}, scale = {self.scale}: a window's height is a scale already; expected scale "
+                "1 1, or window None"
+            )
 
 
 def working_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
@@ -53,13 +71,20 @@ def draw_geometry(
     slot: int = 0,
     centre: tuple[float, float] | None = None,
 ) -> Geometry:
-    """Draw scale, crop corner and flip for an image of `size` (h, w).
+    """Draw scale (or window), crop corner and flip for an image of `size` (h, w).
 
+    A window of height v resized to a crop of height c is the crop from the image scaled by c / v. Where the image
+    cannot hold all of the view's range, v is drawn from what it can hold of it, or is the largest that it can.
     `centre`: a place (down, across), 0 to 1 of the image, that the crop is put around, as near as the border allows.
     """
     height, width = working_size(size, short_side)
     crop = view.crop or (height, width)
-    factor = rng.uniform(*view.scale)
+    if view.window is None:
+        factor = rng.uniform(*view.scale)
+    else:
+        largest = min(height, width * crop[0] / crop[1])
+        low, high = (min(bound, largest) for bound in view.window)
+        factor = crop[0] / rng.uniform(low, high)
     resized = (max(1, round(height * factor)), max(1, round(width * factor)))
     top = int(rng.integers(0, max(resized[0] - crop[0], 0) + 1))
     left = int(rng.integers(0, max(resized[1] - crop[1], 0) + 1))
