@@ -19,6 +19,7 @@ from tests.fakes.tiny import WARMUP_STEPS, rounds, tiny, weights
 from segshift import recipe as recipe_file
 from segshift.adapt import start
 from segshift.recipe import Recipe
+from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,10 +60,35 @@ def careful(domains: tuple[Path, Path], devices: int) -> Recipe:
     return replace(recipe, adaptation=replace(recipe.adaptation, adabn_before="none", batch=4))
 
 
+def aligned(domains: tuple[Path, Path], devices: int) -> Recipe:
+    """AdaptSegNet: two players, and more images than one a process."""
+    recipe = tiny("adaptsegnet", *domains, devices=devices)
+    assert recipe.adaptation is not None
+    return replace(recipe, adaptation=replace(recipe.adaptation, adabn_before="none", adabn_after="none", batch=4))
+
+
+def instance_adaptive(domains: tuple[Path, Path], devices: int) -> Recipe:
+    """IAST with its warm-up kept; thresholds that start where the confidences of a network of three steps lie."""
+    recipe = retained(tiny("iast", *domains, devices=devices))
+    phase: Any = recipe.adaptation
+    method = replace(phase.method, initial=0.3, beta=0.5, batch_norm="frozen")
+    return replace(recipe, adaptation=replace(phase, method=method, adabn_before="none", adabn_after="none", batch=4))
+
+
+def released(domains: tuple[Path, Path], devices: int) -> Recipe:
+    """One round of IAST as released: thresholds that move by pairs of images, in a drawn order."""
+    recipe = tiny("iast-source-free", *domains, devices=devices)
+    phase: Any = recipe.adaptation
+    method = replace(phase.method, variant="released", unit=2, order="random", initial=0.3)
+    return replace(recipe, adaptation=replace(phase, method=method, adabn_before="none", rounds=1, steps=1))
+
+
 @pytest.fixture(scope="module")
 def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     recipes = {"cbst": careful(domains, 2), "naive": tiny("cbst-naive", *domains, devices=2)}
+    recipes["adaptsegnet"] = aligned(domains, 2)
+    recipes |= {"iast": instance_adaptive(domains, 2), "iast-released": released(domains, 2)}
     job = {
         "model": str(source_only),
         "target": str(domains[1]),
@@ -83,6 +109,9 @@ def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     ]
     finished(started)
     start(careful(domains, 1), alone / "cbst", source_only)
+    start(aligned(domains, 1), alone / "adaptsegnet", source_only)
+    start(instance_adaptive(domains, 1), alone / "iast", source_only)
+    start(released(domains, 1), alone / "iast-released", source_only)
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     return Pair(found, measured(source_only, domains[1], alone, 0, 1), folder, alone)
 
@@ -116,7 +145,44 @@ def test_a_whole_run_agrees(pair: Pair) -> None:
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize("name", ["cbst", "naive", "resumed"])
+def test_two_players_agree(pair: Pair) -> None:
+    two, one = pair.folder / "adaptsegnet", pair.alone / "adaptsegnet"
+    logs = [RunLog(run / "log.jsonl").read() for run in (two, one)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-5)
+        assert 0 < ours["losses"]["discriminator target"] < 10
+    state = load_file(one / "model" / "model.safetensors")
+    for name, tensor in load_file(two / "model" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["iast", "iast-released"])
+def test_thresholds_that_move_from_image_to_image_are_the_same_to_the_bit(pair: Pair, name: str) -> None:
+    """Labels, counts and thresholds: each of five images waits for those that the other process has."""
+    first = [
+        {file: content for file, content in rounds(run / name).items() if file.startswith("round-1")}
+        for run in (pair.folder, pair.alone)
+    ]
+    assert first[0] == first[1]
+    assert len(first[0]) == 6
+    statistics = json.loads((pair.folder / name / "round-1" / "statistics.json").read_text())
+    assert len(set(statistics["thresholds"]["theta"])) > 2
+
+
+def test_target_only_training_with_a_warm_up_kept_agrees(pair: Pair) -> None:
+    two, one = pair.folder / "iast", pair.alone / "iast"
+    logs = [RunLog(run / "log.jsonl").read() for run in (two, one)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-5)
+        assert 0 < ours["losses"]["ignored"] < 10
+        assert 0 < ours["losses"]["discriminator target"] < 10
+    assert any(entry["losses"]["target"] > 0 and entry["losses"]["confident"] > 0 for entry in logs[0])
+    state = load_file(one / "model" / "model.safetensors")
+    for name, tensor in load_file(two / "model" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cbst", "naive", "adaptsegnet", "iast", "iast-released", "resumed"])
 def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
     first, second = (load_file(f"{pair.folder / name}-rank-{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()

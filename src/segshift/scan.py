@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ class LogitScan:
     """A `types.Scan` over the images rank, rank + world, ... of a data set, in name order.
 
     The network runs at the first use, so a method that never looks costs nothing. The files are a cache of this
-    object's life: they are removed by `close` and never read by another run.
+    object's life, shared with the scans made from it: they are removed by `close` and never read by another run.
     """
 
     def __init__(
@@ -114,13 +114,20 @@ class LogitScan:
     ) -> None:
         self.model, self.dataset, self.folder = model, dataset, folder / f"process-{rank}"
         self.short_side, self.views = short_side, views or Views()
-        self.indices = range(rank, len(dataset.names), world)
+        self.rank, self.world = rank, world
+        self.indices: Sequence[int] = range(rank, len(dataset.names), world)
         self.track: Track = track or (lambda items, _: items)
         self._prior: Tensor | None = None
-        self._sizes: dict[int, tuple[int, int]] | None = None
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """Working size of each image whose logits are cached."""
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def total(self) -> int:
+        """Images of the data set, those of all processes."""
+        return len(self.dataset.names)
 
     def __iter__(self) -> Iterator[Prediction]:
         for index, maps, size in self._maps():
@@ -147,9 +154,19 @@ class LogitScan:
 
     def weighted(self, prior: Float32[Tensor, "k h w"]) -> LogitScan:
         """The same predictions multiplied by a prior (CBST's Eq. 9); the cached logits are shared with this scan."""
-        self._sizes = self._sizes or self._record()
         other = copy.copy(self)
         other._prior = prior
+        return other
+
+    def reordered(self, order: Sequence[int], unit: int = 1) -> LogitScan:
+        """The same predictions in another order (of indices into the names), shared out by whole units.
+
+        Every `unit` images of the order are a unit; this process has the units rank, rank + world, ... The cache is
+        shared with this scan.
+        """
+        other = copy.copy(self)
+        starts = range(self.rank * unit, len(order), self.world * unit)
+        other.indices = [index for start in starts for index in order[start : start + unit]]
         return other
 
     def merge(self, partial: Tensor) -> Tensor:
@@ -161,7 +178,7 @@ class LogitScan:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # another process's logits are still there
             self.folder.parent.rmdir()
-        self._sizes = None
+        self._sizes.clear()
 
     @property
     def _align_corners(self) -> bool:
@@ -169,30 +186,32 @@ class LogitScan:
 
     def _maps(self) -> Iterator[tuple[int, list[Tensor], tuple[int, int]]]:
         """(index, cached low-resolution logits, working size) of each image."""
-        if self._sizes is None:
-            self._sizes = self._record()
+        self._record()
         count = len(self.views.scales) * (2 if self.views.flip else 1)
         for index in self.indices:
             files = [self.folder / f"{index:08d}-{view}.npy" for view in range(count)]
             yield index, [torch.from_numpy(np.load(file)) for file in files], self._sizes[index]
 
-    def _record(self) -> dict[int, tuple[int, int]]:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        sizes = {}
+    def _record(self) -> None:
+        """Cache the logits of those images that are not cached yet."""
+        if not self._sizes:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        missing = [index for index in self.indices if index not in self._sizes]
+        if not missing:
+            return
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with evaluating(self.model):
-                for index in self.track(iter(self.indices), len(self.indices)):
+                for index in self.track(iter(missing), len(missing)):
                     image = self.dataset.image(index)
-                    sizes[index] = working_size((image.shape[1], image.shape[2]), self.short_side)
                     for view, logits in enumerate(view_logits(self.model, image, self.short_side, self.views)):
                         half = to_half(logits, self.dataset.names[index])
                         np.save(self.folder / f"{index:08d}-{view}.npy", half)
+                    self._sizes[index] = working_size((image.shape[1], image.shape[2]), self.short_side)
         except OSError as error:
             raise RunError(
                 f"{self.folder}: cannot keep the predictions ({error}); free disk space and resume"
             ) from error
-        return sizes
 
 
 def to_half(logits: Float[Tensor, "k h w"], name: str) -> np.ndarray:

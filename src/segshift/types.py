@@ -160,10 +160,13 @@ Domain = Literal["source", "target"]
 class MethodConfig(ABC):
     """A method's options: a frozen dataclass beside the method. What a recipe holds."""
 
-    domains: ClassVar[tuple[Domain, ...]] = ("source", "target")
-    """Which domains' images a step looks at; the others are not even decoded."""
     needs_oracle: ClassVar[bool] = False
     """Whether it trains on target labels: an upper bound, not adaptation."""
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Which domains' images a step looks at; the others are not even decoded."""
+        return ("source", "target")
 
     @abstractmethod
     def build(self, model: nn.Module, steps: int, seed: int) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -25,13 +25,15 @@ class SourceOnlyConfig(MethodConfig):
     batch_norm: Literal["source", "frozen"] = "source"
     """source: statistics of the images at hand, and a running mean of them; frozen: as the weights came with them."""
 
-    domains: ClassVar[tuple[Domain, ...]] = ("source",)
-
     def __post_init__(self) -> None:
         if self.batch_norm not in ("source", "frozen"):
             raise ConfigError(
                 f"batch_norm = {self.batch_norm!r}; expected source or frozen: no target image is seen here"
             )
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        return ("source",)
 
     def build(self, model: nn.Module, steps: int, seed: int) -> SourceOnly:
         return SourceOnly(model, self, steps, seed)
