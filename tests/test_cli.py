@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tests.fakes.tiny import WARMUP_STEPS, Watched, rounds, tiny, weights
 
-from segshift import __version__, recipes
+from segshift import __version__, recipes, tables
 from segshift.cli import COMMANDS, main
 from segshift.recipe import Recipe
 from segshift.run_log import RunLog
@@ -25,8 +25,8 @@ Said = pytest.CaptureFixture[str]
 def small(monkeypatch: pytest.MonkeyPatch, domains: tuple[Path, Path]) -> None:
     """`recipes.find` gives the tiny versions, without data."""
 
-    def find(name: str, variant: str = "paper") -> Recipe:
-        assert variant == "paper"
+    def find(name: str, variant: str = "paper", warmup: str | None = None) -> Recipe:
+        assert (variant, warmup) == ("paper", None)
         recipe = tiny(name.split("/")[1], *domains)
         return Recipe(**{**vars(recipe), "data": type(recipe.data)(short_side=48), "name": f"own/{recipe.label}"})
 
@@ -60,7 +60,7 @@ def test_help_and_recipes_do_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0] []"
     assert done.stderr == ""
-    for name in (*COMMANDS, "own/cbst", "minicity/oracle", __version__):
+    for name in (*COMMANDS, *recipes.GROUPS, *recipes.ROWS, *tables.TABLES, __version__):
         assert name in done.stdout
 
 
@@ -129,7 +129,7 @@ def test_help_of_each_command(command: str, capsys: Said) -> None:
 def test_adapt_with_overrides(domains: tuple[Path, Path], tmp_path: Path, source_only: Path, capsys: Said) -> None:
     out = tmp_path / "run"
     words = (
-        f"adapt own/cbst --source {domains[0]} --target {domains[1]} --out {out} --warmup-from {source_only} "
+        f"adapt own/cbst --source {domains[0]} --target {domains[1]} --out {out} --warmup {source_only} "
         "--adaptation.rounds 1 --adaptation.method.portion 0.4 --adaptation.method.augment.hue 0.2 --seed 5"
     )
     code, said, err = run(words, capsys)

@@ -76,7 +76,7 @@ def train(
     fabric = Fabric(accelerator="cpu", devices=1, precision=chosen.precision)
     fabric.launch()
     engine = Engine(folder, chosen, fabric, Reporter(quiet=True))
-    data = Domains(Stripes(), target or Unlabelled(Stripes()))
+    data = Domains(Stripes(), target or Unlabelled(Stripes()), Stripes().space)
     folder.mkdir(exist_ok=True)
     return model, engine.train(trained, "adaptation", model, data, Position(t=5, first=5), None)
 

@@ -12,7 +12,9 @@ from tests.fakes.layouts import FAKES
 from segshift import recipes
 from segshift.adapt import start
 from segshift.evaluate import Scores
+from segshift.models.deeplab import DeepLabV2
 from segshift.models.fcn8s import FCN8s
+from segshift.models.network import Network
 from segshift.models.resnet38 import ResNet38
 from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Settings
@@ -21,7 +23,7 @@ from segshift.recipe_bases import follows_paper
 
 GROUPS = [group for group in recipes.GROUPS if follows_paper(group)]
 NAMES = [entry.name for entry in recipes.entries() if follows_paper(entry.name.split("/")[0])]
-FAST = ("/st", "/cbst-sp")
+FAST = ("/st", "/cbst-sp", "/iast", "/iast-semi")
 ROUNDS = 2
 
 
@@ -35,22 +37,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def thin(phase: Phase) -> Phase:
-    view = replace(phase.source_view, crop=(32, 32))
+    view = replace(phase.source_view, crop=(32, 32), window=phase.source_view.window and (32, 64))
     return replace(phase, steps=2, rounds=min(phase.rounds, ROUNDS), source_view=view, target_view=view)
+
+
+def narrow(network: Network) -> Network:
+    """A network of the same kind with few weights."""
+    if isinstance(network, DeepLabV2):
+        return DeepLabV2("mobilenetv2_035")
+    assert isinstance(network, (FCN8s, ResNet38))
+    return type(network)(weights="none", width=1 / 16)
 
 
 def small(name: str, made: Path) -> Recipe:
     """The recipe as it is, but for the network's width, the crops and the number of steps and rounds."""
     recipe = recipes.find(name)
-    kind = type(recipe.network)
-    assert kind in (FCN8s, ResNet38)
     source, target = recipe.data.source_layout, recipe.data.target_layout
+    free = recipe.data.source is None
     return replace(
         recipe,
-        network=kind(weights="none", width=1 / 16),
-        warmup=thin(recipe.warmup),
-        adaptation=None if recipe.adaptation is None else thin(recipe.adaptation),
-        data=replace(recipe.data, source=str(made / source), target=str(made / target)),
+        network=narrow(recipe.network),
+        data=replace(recipe.data, source=None if free else str(made / source), target=str(made / target)),
+        **{phase: thin(found) for phase, found in recipe.phases()},
         settings=Settings(threads=1, accelerator="cpu", checkpoint_share=0),
     )
 
@@ -60,7 +68,10 @@ def small(name: str, made: Path) -> Recipe:
 )
 def test_a_papers_recipe_runs_on_fakes(name: str, made: Path, tmp_path: Path) -> None:
     recipe = small(name, made)
-    run = start(recipe, tmp_path / "run")
+    warmup = None
+    if recipe.data.source is None:
+        warmup = start(small(name.replace("iast-source-free", "source-only"), made), tmp_path / "model")
+    run = start(recipe, tmp_path / "run", warmup)
     scores = Scores.from_dict(json.loads((run / "evaluation" / "final.json").read_text()))
     info = json.loads((run / "run.json").read_text())
     adapted = info["data"]["target"]["images"]
@@ -68,14 +79,16 @@ def test_a_papers_recipe_runs_on_fakes(name: str, made: Path, tmp_path: Path) ->
         assert scores.space.name == "nthu13"
         assert (adapted, scores.images) == (9, 2)  # of eleven images, the first and the last are fold 0
     else:
-        assert scores.space.name == "cityscapes"
-        assert adapted == scores.images == 3
-        assert any("(transductive)" in said for said in info["protocol"]), info["protocol"]
-    if recipe.adaptation is not None and recipe.adaptation.rounds:
-        batch = recipe.adaptation.batch
+        assert scores.space.name == ("synthia16" if name.startswith("synthia-cityscapes-deeplab") else "cityscapes")
+        assert (adapted, scores.images) == ((2, 3) if "semi" in name else (3, 3))
+        transductive = any("(transductive)" in said for said in info["protocol"])
+        assert transductive is ("deeplab-v2" not in name), info["protocol"]  # CBST's tables, and IAST's
+    phase = recipe.adaptation
+    if phase is not None and phase.target_epochs is not None:
         steps = info["recipe"]["adaptation"]["steps"]
-        assert steps == -(-2 * adapted // batch)  # two target epochs
-        assert (run / "round-2").exists() is name.endswith(("st", "cbst", "-sp", "-naive"))
+        assert steps == -(-int(phase.target_epochs) * adapted // phase.batch)
+        assert phase.target_epochs == (4 if "iast" in name else 2)
+    assert (run / "round-2").exists() is name.endswith(("st", "cbst", "-sp", "-naive", "-free", "-semi"))
 
 
 @pytest.mark.slow

@@ -158,10 +158,31 @@ def test_scores_after_each_round_change_nothing(domains: tuple[Path, Path], tmp_
     scored = start(tiny("cbst", *domains, evaluate_rounds=True), tmp_path / "scored")
     assert weights(scored) == weights(plain)
     names = sorted(path.stem for path in (scored / "evaluation").glob("*.json"))
-    assert names == ["final", "round-1", "round-2", "warmup"]
-    confusions = [json.loads((scored / "evaluation" / f"{name}.json").read_text())["confusion"] for name in names]
-    assert confusions[2] == confusions[0]  # the last round's model is the run's
-    assert confusions[1] != confusions[0]
+    assert names == ["final", "labels-1", "labels-2", "round-1", "round-2", "warmup"]
+    scores = {name: json.loads((scored / "evaluation" / f"{name}.json").read_text()) for name in names}
+    assert scores["round-2"]["confusion"] == scores["final"]["confusion"]  # the last round's model is the run's
+    assert scores["round-1"]["confusion"] != scores["final"]["confusion"]
+    for n in (1, 2):
+        coverage = json.loads((scored / f"round-{n}" / "statistics.json").read_text())["coverage"]
+        # One of the share of all pixels, the other of those whose truth is known.
+        assert scores[f"labels-{n}"]["proportion"] == pytest.approx(coverage, abs=0.05)
+        assert 0 < scores[f"labels-{n}"]["miou"] <= 1
+
+
+def test_a_few_target_labels_that_are_wrong_stop_no_run(domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """The oracle's figures are a diagnosis: where they cannot be had, the run says so and goes on."""
+    dusk = Path(shutil.copytree(domains[1], tmp_path / "dusk"))
+    (dusk / "train" / "labels" / "dusk_001.png").unlink()
+    run = start(tiny("st", domains[0], dusk, evaluate_rounds=True), tmp_path / "run")
+    assert not list((run / "evaluation").glob("labels-*.json"))
+    shutil.rmtree(dusk / "train" / "labels")
+    again = start(tiny("st", domains[0], dusk, evaluate_rounds=True), tmp_path / "again")
+    assert weights(again) == weights(run)
+    assert not list((again / "evaluation").glob("labels-*.json"))
+
+
+def test_panels_show_the_start_and_the_end(domains: tuple[Path, Path], tmp_path: Path) -> None:
+    scored = start(tiny("st", *domains, evaluate_rounds=True), tmp_path / "scored")
     panels = {path.name for path in (scored / "evaluation" / "panels").rglob("*.png")}
     assert panels == {"image.png", "truth.png", "warmup.png", "final.png"}
 

@@ -29,18 +29,21 @@ from segshift.adabn import estimate_batch_norm
 from segshift.data.protocols import ScoredAs, scored_space
 from segshift.draw_prior import draw_prior
 from segshift.engine import Engine
-from segshift.errors import ConfigError, RunError
+from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import summary
+from segshift.label_quality import measure_round, withheld
 from segshift.models.network import load_weights, save_model
 from segshift.models.segmenter import Segmenter
 from segshift.parts.processes import sum_over_processes
-from segshift.phase import Phase, Settings
+from segshift.phase import Phase
 from segshift.predict import save_panels, score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
 from segshift.report import write_report
 from segshift.run_data import Data, open_all
 from segshift.snapshot import Position
+from segshift.taxonomy import from_dict
+from segshift.warmups import labels_of, scores_before, space_of
 
 LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
 
@@ -50,22 +53,37 @@ def start(
 ) -> Path:
     """Run a recipe in a new folder and return that folder.
 
-    `warmup`: a run (or weights) that stands in for the recipe's warm-up, so that many rows share one; the result is
-    the one that the whole recipe would give. `oracle`: a finished oracle run, shown beside this one in the report.
-    `data`: what `open_all` gave, where several runs share it. Raises RunError where the folder already holds a run.
+    `warmup`: a run (or a file of weights) that stands in for all that comes before the adaptation, so that many rows
+    share it; where it is that, the result is the one that the whole recipe would give. A recipe without a source needs
+    one. `oracle`: a finished oracle run, shown beside this one in the report. `data`: what `open_all` gave, where
+    several runs share it. Raises RunError where the folder already holds a run.
     """
     if warmup is not None and recipe.adaptation is None:
         raise ConfigError(f"warmup = {warmup}: recipe {recipe.name} is a warm-up itself; leave the option out")
-    fabric = launch(recipe.settings)
+    if warmup is None and recipe.data.source is None:
+        raise ConfigError(
+            f"recipe {recipe.name} has no source to train on: start it from a model, --warmup RUN or FILE"
+        )
+    fabric = launch(recipe)
     # The first process's answer counts: it writes run.json, and another may look later.
     if fabric.broadcast((folder / "run.json").exists()):
         raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
-    data = data or open_all(recipe)
+    data = data or open_all(recipe, space=space_of(warmup))
     recipe = recipe.on(len(data.domains.target.names))
+    _refuse_missing_source(recipe, data)
+    info = _info(recipe, data, fabric, warmup, oracle)
+    if fabric.is_global_zero:
+        checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
+    return _Run(folder, recipe, data, info, fabric).to_the_end()
+
+
+def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracle: Path | None) -> dict[str, Any]:
+    """What `run.json` says."""
     info = {
         "name": recipe.name,
         "label": recipe.label,
         "warmup_label": recipe.warmup_label,
+        "alignment_label": recipe.alignment_label,
         "seed": recipe.settings.seed,
         "command": shlex.join(["segshift", *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,21 +97,28 @@ def start(
         "data": data.record,
         "data_notes": data.notes,
         "protocol": data.protocol,
-        "space": data.domains.source.space.to_dict(),
+        "space": data.domains.space.to_dict(),
     }
     if isinstance(data.test, ScoredAs):
         info["scored_space"] = scored_space(data.test).to_dict()
-    if fabric.is_global_zero:
-        checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
-    return _Run(folder, recipe, data, info, fabric).to_the_end()
+    return info | ({} if warmup is None else labels_of(warmup, data.record))
+
+
+def _refuse_missing_source(recipe: Recipe, data: Data) -> None:
+    """ConfigError, before the first step, where there is no source and the adaptation would look at one."""
+    phase = recipe.adaptation
+    if data.domains.source is None and phase is not None:
+        needs_prior = getattr(phase.method, "prior", None) is not None
+        if "source" in phase.method.domains or needs_prior or "source" in (phase.adabn_before, phase.adabn_after):
+            data.domains.labelled()
 
 
 def resume(folder: Path) -> Path:
     """Go on with a run where its last good checkpoint is. A finished run is left as it is."""
     info = _read_info(folder)
     recipe = recipe_of(folder)
-    fabric = launch(recipe.settings)
-    data = open_all(recipe)
+    fabric = launch(recipe)
+    data = open_all(recipe, space=from_dict(info["space"], str(folder / "run.json"))[0])
     changed = [name for name, found in data.record.items() if info["data"].get(name) != found]
     if changed:
         name = changed[0]
@@ -116,14 +141,18 @@ def _read_info(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); expected the folder of a run") from error
 
 
-def launch(settings: Settings) -> Fabric:
+def launch(recipe: Recipe) -> Fabric:
     """Start the processes of a run: each further one runs the same command, and comes by here too."""
+    settings = recipe.settings
+    # A method may leave an auxiliary classifier out of its losses, and no process waits for gradients of it then.
+    unused = getattr(recipe.network, "auxiliary", False)
+    distributed = "ddp_find_unused_parameters_true" if unused else "ddp"
     try:
         fabric = Fabric(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
-            strategy="auto" if settings.devices * settings.nodes == 1 else "ddp",
+            strategy="auto" if settings.devices * settings.nodes == 1 else distributed,
             precision=settings.precision,
         )
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
@@ -159,7 +188,7 @@ class _Run:
             after_round = partial(self._score_round, model, phase) if scored else None
             at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None, after_round)
             self._adabn(phase.adabn_after, model, phase)
-            self._finish_phase(model, at, last)
+            self._finish_phase(model, at, "final" if last else name, last)
             state = None
         self._report()
         return self.folder
@@ -175,21 +204,26 @@ class _Run:
         else:
             state, at = None, Position()
             if self.info["warmup_from"] is not None:
-                length = self.recipe.warmup.length
-                at = Position(1, 0, length, length)
+                *before, _ = self.recipe.phases()
+                length = sum(phase.length for _, phase in before)
+                at = Position(len(before), 0, length, length)
         self.engine.log.cut(at.t)
         return at, state
 
     def _network(self, state: Mapping[str, Any] | None) -> Segmenter:
         """The network as the position needs it; the weights it starts from are a function of the seed."""
         torch.manual_seed(self.recipe.settings.seed)
-        model = self.recipe.network.build(len(self.data.domains.source.space))
+        model = self.recipe.network.build(len(self.data.domains.space))
         if state is not None:
             model.load_state_dict(state["players"]["model"])
         elif self.info["warmup_from"] is not None:
-            load_weights(model, Path(self.info["warmup_from"]))
+            given = Path(self.info["warmup_from"])
+            load_weights(model, given, self.recipe.network)
             model.to(self.fabric.device)
-            self._evaluate(model, "warmup")
+            before = scores_before(given, self.data.record)
+            if before is not None and self.fabric.is_global_zero:
+                checkpoint.atomic_write(self.folder / "evaluation" / "warmup.json", before)
+            self._evaluate(model, "warmup" if before is None else "alignment")
         return model.to(self.fabric.device)
 
     def _adabn(self, domain: str, model: Segmenter, phase: Phase) -> None:
@@ -197,16 +231,16 @@ class _Run:
             return
         self.reporter.say(f"estimating BatchNorm statistics on {domain} images (AdaBN)")
         domains = self.data.domains
-        images = domains.source if domain == "source" else domains.target
+        images = domains.images(domain)
         seed, rank = self.recipe.settings.seed, self.fabric.global_rank
         estimate_batch_norm(model, images, domains.short_side, seed, phase.adabn_batch, rank)
 
-    def _finish_phase(self, model: Segmenter, at: Position, last: bool) -> None:
+    def _finish_phase(self, model: Segmenter, at: Position, which: str, last: bool) -> None:
         """Score the model, then close the phase with a checkpoint that the next one (or the end) starts from."""
-        self._evaluate(model, "final" if last else "warmup")
+        self._evaluate(model, which)
         if self.fabric.is_global_zero:
             if last:
-                space, short_side = self.data.domains.source.space, self.recipe.data.short_side
+                space, short_side = self.data.domains.space, self.recipe.data.short_side
                 save_model(self.folder / "model", self.recipe.network, model.state_dict(), space, short_side)
             # Last: this checkpoint says that all of the phase is done.
             state = {"position": asdict(at), "players": {"model": model.state_dict()}}
@@ -230,15 +264,36 @@ class _Run:
         self.reporter.say(f"{which}: {summary(scores)}, over {len(test.names)} test images")
 
     def _score_round(self, model: Segmenter, phase: Phase, n: int) -> None:
-        """What the run would score if it ended with round n: on a copy, so that training goes on as it would."""
+        """Oracle figures of round n: how right its pseudo-labels are, and what the run would score if it ended here.
+
+        On a copy, so that training goes on as it would.
+        """
+        self._measure_labels(n)
         model = copy.deepcopy(model)
         self._adabn(phase.adabn_after, model, phase)
         self._evaluate(model, f"round-{n}")
 
+    def _measure_labels(self, n: int) -> None:
+        """The round's pseudo-labels against the target's own, where there are any; a few that are wrong stop no run."""
+        if not (self.fabric.is_global_zero and (self.folder / f"round-{n}" / "statistics.json").is_file()):
+            return
+        space = self.data.domains.space
+        try:
+            target = withheld(self.recipe.data, space)
+            if target is None:
+                return
+            found = measure_round(self.folder, n, target, space)
+        except DataError as error:
+            self.reporter.say(f"round {n}: pseudo-labels not compared with target labels: {error}")
+            return
+        self.reporter.say(
+            f"round {n}: {100 * found.proportion:.1f} % labelled, P-mIoU {100 * found.miou:.1f} (oracle diagnosis)"
+        )
+
     def _report(self) -> None:
         if self.fabric.is_global_zero:
             oracle = None if self.info["oracle"] is None else Path(self.info["oracle"])
-            draw_prior(self.folder, self.data.domains.source.space)
+            draw_prior(self.folder, self.data.domains.space)
             write_report([self.folder], self.folder / "report.html", oracle)
             self.reporter.say(f"report: {self.folder / 'report.html'}")
         self.fabric.barrier()

@@ -108,13 +108,16 @@ def _parse(kind: Any, words: Sequence[str], command: str, default: Any = None, f
 def _recipes(words: Sequence[str]) -> int:
     _parse(options_of.NoOptions, words, "recipes")
     console = Console()
+    console.print("A recipe is GROUP/ROW. Groups: network, data, warm-up\n", highlight=False)
     for group, (data, cost) in recipes.GROUPS.items():
-        console.print(f"\n{group}/…  {data} ({cost})", highlight=False, markup=False)
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        for entry in recipes.entries():
-            if entry.name.startswith(f"{group}/"):
-                table.add_row(f"[bold]{entry.name}[/]", entry.summary)
-        console.print(table)
+        rows = recipes.rows_of(group)
+        which = "every row" if rows == tuple(recipes.ROWS) else f"rows {' '.join(rows)}"
+        console.print(f"[bold]{group}[/]  {_escaped(data)} ({cost}; {which})", highlight=False)
+    console.print("\nRows: what is done after the warm-up\n", highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for row, summary in recipes.ROWS.items():
+        table.add_row(f"[bold]{row}[/]", summary)
+    console.print(table)
     console.print("\nRun one: segshift adapt RECIPE --source DIR --target DIR", highlight=False)
     console.print("\ntables and figures of the papers", highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 2))
@@ -136,26 +139,44 @@ def _adapt(words: Sequence[str]) -> int:
         )
         return 0
     from segshift.adapt import start
-    from segshift.overrides import AdaptOptions, apply
+    from segshift.overrides import AdaptOptions, apply, given_model
 
-    variant, others = _variant(words[1:])
-    recipe = recipes.find(words[0], variant)
-    options = _parse(AdaptOptions, others, f"adapt {words[0]}", AdaptOptions(recipe=recipe, variant=variant))
-    folder = start(
-        apply(options, recipe), options.out or Path("runs") / recipe.name, options.warmup_from, options.oracle
-    )
+    # These three decide the defaults that the other options override.
+    variant, others = _taken("variant", words[1:], "paper")
+    warmup, others = _taken("warmup", others, None)
+    retain, others = _taken("retain", others, None)
+    named = _recipe(words[0], variant, warmup, retain)
+    defaults = AdaptOptions(recipe=named, variant=variant, warmup=warmup, retain=retain)
+    options = _parse(AdaptOptions, others, f"adapt {words[0]}", defaults)
+    recipe = apply(options, named)
+    folder = start(recipe, options.out or Path("runs") / recipe.name, given_model(warmup), options.oracle)
     _print_scores([folder], options.oracle)
     return 0
 
 
-def _variant(words: Sequence[str]) -> tuple[Any, list[str]]:
-    """The value of `--variant`, and the other words: it decides the defaults that those override."""
+def _recipe(name: str, variant: Any, warmup: str | None, retain: str | None) -> Any:
+    """The recipe of a name, over the warm-up that is asked for."""
+    from segshift.overrides import given_model
+    from segshift.recipe_rows import retained
+    from segshift.warmups import fitted
+
+    if retain not in (None, "True", "False"):
+        raise ConfigError(f"retain = {retain!r}; expected True or False")
+    model = given_model(warmup)
+    recipe = recipes.find(name, variant, None if model is not None else warmup)
+    if model is not None:
+        recipe = fitted(recipe, model)
+    return retained(recipe) if retain == "True" else recipe
+
+
+def _taken(option: str, words: Sequence[str], default: str | None) -> tuple[Any, list[str]]:
+    """The value of `--option`, and the other words."""
     words = list(words)
     for at, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name == "--variant" and (equals or at + 1 < len(words)):
+        if name == f"--{option}" and (equals or at + 1 < len(words)):
             return (value, words[:at] + words[at + 1 :]) if equals else (words[at + 1], words[:at] + words[at + 2 :])
-    return "paper", words
+    return default, words
 
 
 def _resume(words: Sequence[str]) -> int:

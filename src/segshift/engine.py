@@ -26,13 +26,14 @@ from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, U
 from segshift.data.mining import Miner
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, subset_at, unchanged
-from segshift.errors import RunError, StoppedError, TrainingError
+from segshift.errors import ConfigError, RunError, StoppedError, TrainingError
 from segshift.parts.processes import copy_from_first, sum_over_processes
 from segshift.phase import Phase, Settings
 from segshift.progress import Reporter
 from segshift.run_log import RunLog
 from segshift.scan import LogitScan
 from segshift.snapshot import Position, optimizer_states, restore, restore_optimizers, snapshot
+from segshift.taxonomy import LabelSpace
 from segshift.types import Batch, Losses, Method
 
 
@@ -40,13 +41,25 @@ from segshift.types import Batch, Losses, Method
 class Domains:
     """The data of a run: a labelled source, and target images (for the oracle alone, a labelled target)."""
 
-    source: LabelledDataset
+    source: LabelledDataset | None
+    """None: the run starts from a trained model, and there is no source (source-free adaptation)."""
     target: Unlabelled | OracleTarget
+    space: LabelSpace
     short_side: int | None = None
     """Working size of the images: their shorter side, in pixels. None: their own."""
 
     def images(self, domain: str) -> ImageDataset:
-        return self.source if domain == "source" else self.target
+        """The images of a domain. ConfigError where that is the source, and there is none."""
+        return self.labelled() if domain == "source" else self.target
+
+    def labelled(self) -> LabelledDataset:
+        """The source. ConfigError where there is none."""
+        if self.source is None:
+            raise ConfigError(
+                "this recipe looks at source images, and there is no source; give it one (--source DIR), or take a "
+                "recipe that needs none, such as own/iast-source-free"
+            )
+        return self.source
 
 
 class Engine:
@@ -210,14 +223,14 @@ class Engine:
     def _store(self, phase: Phase, name: str, n: int, data: Domains) -> PseudoLabels:
         parent = self.folder if name == "adaptation" else self.folder / name
         keep = phase.mining is not None and phase.mining.where == "predictions"
-        return PseudoLabels(parent / f"round-{n}", len(data.source.space), sum_over_processes, keep)
+        return PseudoLabels(parent / f"round-{n}", len(data.space), sum_over_processes, keep)
 
     def _batches(self, phase: Phase, data: Domains, store: PseudoLabels, at: Position, last: int) -> DataLoader[Batch]:
         source = target = None
         if "source" in phase.method.domains:
-            share = phase.source_share.at(at.round)
-            indices = subset_at(self.settings.seed, Stream.SOURCE, at.round, len(data.source.names), share)
-            source = self._feed(phase, data, Stream.SOURCE, data.source.label, indices=indices)
+            share, labelled = phase.source_share.at(at.round), data.labelled()
+            indices = subset_at(self.settings.seed, Stream.SOURCE, at.round, len(labelled.names), share)
+            source = self._feed(phase, data, Stream.SOURCE, labelled.label, indices=indices)
         if "target" in phase.method.domains:
             label, miner = target_labels(data.target, store), miner_of(phase, data.target, store)
             target = self._feed(phase, data, Stream.TARGET, label, miner=miner)
@@ -229,7 +242,9 @@ class Engine:
         )
 
     def _feed(self, phase: Phase, data: Domains, stream: Stream, label: LabelOf | None, **drawn: Any) -> Feed:
-        images, view = (data.source, phase.source_view) if stream is Stream.SOURCE else (data.target, phase.target_view)
+        at_source = stream is Stream.SOURCE
+        images = data.images("source" if at_source else "target")
+        view = phase.source_view if at_source else phase.target_view
         return Feed(images, label, view, data.short_side, phase.batch, stream, self.settings.seed, **drawn)
 
     def _to_device(self, batch: Batch) -> Batch:

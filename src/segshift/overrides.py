@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import tyro
 
 from segshift.data.layouts import FOLDER, parse
-from segshift.data.open_data import MINICITY
+from segshift.data.open_data import MINICITY, DataConfig
 from segshift.errors import ConfigError
 from segshift.recipe import Recipe
+from segshift.recipes import WARMUPS
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,14 @@ class AdaptOptions:
     source: str | None = None
     """Labelled source: LAYOUT:DIR for a public data set (such as gta5:DIR), a folder, or minicity."""
     target: str | None = None
-    """Unlabelled target, likewise (such as cityscapes:DIR)."""
+    """Unlabelled target, likewise (such as cityscapes:DIR). A semi-supervised recipe divides the source instead."""
     out: Path | None = None
     """Folder of the run; default: runs/RECIPE."""
-    warmup_from: Path | None = None
-    """A finished run of the same warm-up (such as GROUP/source-only) to start from, instead of training it again."""
+    warmup: str | None = None
+    """What the adaptation starts from: source-only, adaptsegnet, adaptsegnet-ls, advent or minent, trained first; or a
+    finished run, the model folder of one, or a file of weights. Default: the recipe's own."""
+    retain: bool | None = None
+    """IAST: keep the losses of the warm-up in self-training (the paper, section 4)."""
     oracle: Path | None = None
     """A finished oracle run, shown beside this one in the report."""
     seed: int | None = None
@@ -43,18 +47,8 @@ def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
     """
     recipe = options.recipe
     _refuse_unread_steps(recipe, named or recipe)
-    data, settings, network = recipe.data, recipe.settings, recipe.network
-    source, source_layout = place(options.source or data.source, data.source_layout)
-    target, target_layout = place(options.target or data.target, data.target_layout)
-    data = replace(data, source=source, source_layout=source_layout, target=target, target_layout=target_layout)
-    if not (data.source and data.target):
-        raise ConfigError(
-            f"recipe {recipe.name} needs --source {_words(source_layout)} and --target {_words(target_layout)}"
-        )
-    if (data.source == "minicity") != (data.target == "minicity"):
-        raise ConfigError(f"source is {data.source}, target is {data.target}; expected two folders, or minicity twice")
-    if data.source == "minicity" and not recipe.name.startswith("minicity/"):
-        raise ConfigError(f"recipe {recipe.name} needs --source DIR and --target DIR")
+    settings, network = recipe.settings, recipe.network
+    data = _data(options, recipe)
     if options.seed is not None:
         settings = replace(settings, seed=options.seed)
     if options.threads is not None:
@@ -66,6 +60,41 @@ def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
             )
         network = replace(network, weights=options.weights)  # pyright: ignore[reportCallIssue]
     return replace(recipe, data=data, settings=settings, network=network)
+
+
+def given_model(warmup: str | None) -> Path | None:
+    """The model that `--warmup` names; None where it names a warm-up to train, or nothing."""
+    return None if warmup is None or warmup in WARMUPS else Path(warmup)
+
+
+def _data(options: AdaptOptions, recipe: Recipe) -> DataConfig:
+    """Source and target put in. ConfigError where one is missing, or none is wanted."""
+    data = recipe.data
+    if data.source is None:
+        if options.source is not None:
+            raise ConfigError(f"source = {options.source}: recipe {recipe.name} is source-free; leave the option out")
+        source, source_layout = None, data.source_layout
+    else:
+        source, source_layout = place(options.source or data.source, data.source_layout)
+    target, target_layout = place(options.target or data.target, data.target_layout)
+    semi_supervised = data.labelled_share is not None
+    if semi_supervised:
+        if options.target is not None:
+            raise ConfigError(
+                f"target = {options.target}: recipe {recipe.name} is semi-supervised, its unlabelled images are the "
+                "rest of the source; leave the option out"
+            )
+        target, target_layout = source or "", source_layout
+    data = replace(data, source=source, source_layout=source_layout, target=target, target_layout=target_layout)
+    wanted = [] if source or source is None else [f"--source {_words(source_layout)}"]
+    wanted += [] if target or semi_supervised else [f"--target {_words(target_layout)}"]
+    if wanted:
+        raise ConfigError(f"recipe {recipe.name} needs {' and '.join(wanted)}")
+    if source is not None and (source == MINICITY) != (target == MINICITY):
+        raise ConfigError(f"source is {source}, target is {target}; expected two folders, or minicity twice")
+    if MINICITY in (source, target) and not recipe.name.startswith("minicity/"):
+        raise ConfigError(f"recipe {recipe.name} needs --source DIR and --target DIR")
+    return data
 
 
 def _refuse_unread_steps(recipe: Recipe, named: Recipe) -> None:

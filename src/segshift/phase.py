@@ -107,7 +107,8 @@ class Settings:
     nodes: int = 1
     accelerator: str = "auto"
     evaluate_rounds: bool = False
-    """Score the test images after each round too, for curves over rounds. Oracle figures: nothing is chosen by them."""
+    """After each round too, score the test images, and the pseudo-labels where target_split has labels. Oracle figures:
+    nothing is chosen by them."""
     checkpoint_share: float = 0.02
     """Write a checkpoint as often as costs at most this share of the time; 0: at each round's start only."""
     checkpoint_steps: int | None = None

@@ -12,7 +12,10 @@ import cattrs
 
 from segshift.data.open_data import DataConfig
 from segshift.errors import ConfigError
+from segshift.methods.adaptsegnet import AdaptSegNetConfig
+from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.methods.cbst import CBSTConfig
+from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.methods.source_only import SourceOnlyConfig
 from segshift.models.network import Network, register
@@ -20,7 +23,9 @@ from segshift.phase import Phase, Settings
 from segshift.scan import Views
 from segshift.types import MethodConfig
 
-METHODS: tuple[type[MethodConfig], ...] = (SourceOnlyConfig, CBSTConfig, OracleConfig)
+METHODS: tuple[type[MethodConfig], ...] = (
+    SourceOnlyConfig, AdaptSegNetConfig, AdvEntConfig, MinEntConfig, CBSTConfig, IASTConfig, OracleConfig,
+)  # fmt: skip
 """The methods a saved recipe may name."""
 
 
@@ -33,7 +38,9 @@ class Recipe:
     """The name of its row in a table."""
     network: Network
     warmup: Phase
-    """Trains the network that adaptation starts from."""
+    """Trains the network on the source: what every row of a table starts from."""
+    alignment: Phase | None = None
+    """A second warm-up, which sees target images too: adversarial training, before self-training (IAST, §4)."""
     adaptation: Phase | None = None
     """None: the warm-up is all there is."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -41,15 +48,25 @@ class Recipe:
     """Views averaged when the test images are scored."""
     settings: Settings = field(default_factory=Settings)
     warmup_label: str = "source-only"
+    alignment_label: str = ""
+
+    def __post_init__(self) -> None:
+        for name, phase in self.phases():
+            if getattr(phase.method, "multi_level", False) and not getattr(self.network, "auxiliary", False):
+                raise ConfigError(
+                    f"{name}.method.multi_level = True: {type(self.network).__name__} has no auxiliary classifier; "
+                    "expected DeepLabV2 with network.auxiliary = True, or multi_level = False"
+                )
 
     def phases(self) -> tuple[tuple[str, Phase], ...]:
         """Name and phase, in order."""
-        return (("warmup", self.warmup), *((("adaptation", self.adaptation),) if self.adaptation else ()))
+        named = (("warmup", self.warmup), ("alignment", self.alignment), ("adaptation", self.adaptation))
+        return tuple((name, phase) for name, phase in named if phase is not None)
 
     def on(self, target_images: int) -> Recipe:
         """This recipe with the length of its rounds known, where they are counted in passes over the target."""
-        adaptation = None if self.adaptation is None else self.adaptation.on(target_images)
-        return replace(self, warmup=self.warmup.on(target_images), adaptation=adaptation)
+        known: dict[str, Any] = {name: phase.on(target_images) for name, phase in self.phases()}
+        return replace(self, **known)
 
 
 def _converter() -> cattrs.Converter:

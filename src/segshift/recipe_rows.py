@@ -6,58 +6,154 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from segshift.data.mining import Mining
+from segshift.errors import ConfigError
 from segshift.methods.cbst import CBSTConfig, SpatialPrior
+from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
+from segshift.parts.augment import ColourAugmentation
 from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
+from segshift.recipe_alignments import ALIGNMENTS, alignment
+from segshift.recipes import LABELS, WARMUPS
 from segshift.scan import Views
 
 PAPER_SCALES = Views(scales=(0.5, 0.75, 1.0))
 """Multi-scale testing as the CBST paper prints it (§5.2)."""
 RELEASED_SCALES = Views(flip=True, scales=(0.9, 1.0, 1.2), average="logits")
 """Multi-scale testing as in its release."""
+LABELLED_SHARE = 1 / 8
+"""Of the semi-supervised row: the smallest of IAST's Table 8."""
 
 
 def row(base: Recipe, name: str, label: str, as_published: bool) -> Recipe:
     """A row of the table: the base's warm-up, then what the row is about."""
-    warmup = base.warmup
+    base = replace(base, label=label)
+    if name.startswith("iast"):
+        return _iast(base, name, as_published)
+    return replace(base, adaptation=_adaptation(base.warmup, name, as_published))
+
+
+def _adaptation(warmup: Phase, name: str, as_published: bool) -> Phase | None:
+    """What follows the warm-up in a row without a second one."""
+    if name in ALIGNMENTS:
+        return alignment(warmup, name, as_published)
+    match name:
+        case "source-only":
+            return None
+        case "adabn":
+            return Phase(warmup.method, rounds=0, adabn_after="target")
+        case "oracle":
+            return _trained(warmup, OracleConfig(optimizer=optimizer_of(warmup)), as_published)
+        case _:
+            return _cbst(warmup, name, as_published)
+
+
+def _cbst(warmup: Phase, name: str, as_published: bool) -> Phase:
+    """ST and CBST, with spatial priors or without, as printed or with our cares."""
+    if name == "cbst-naive":
+        method = CBSTConfig(batch_norm="both", augment=None, optimizer=optimizer_of(warmup))
+        return _trained(warmup, method, as_published, mining=Mining())
     selection: Literal["class_balanced", "global"] = "class_balanced" if name.startswith("cbst") else "global"
     prior = SpatialPrior() if name.endswith("-sp") else None
-    if name == "source-only":
-        adaptation = None
-    elif name == "adabn":
-        adaptation = Phase(warmup.method, rounds=0, adabn_after="target")
-    elif name == "oracle":
-        adaptation = _trained(warmup, OracleConfig(optimizer=_optimizer(warmup)), as_published)
-    elif name == "cbst-naive":
-        method = CBSTConfig(batch_norm="both", augment=None, optimizer=_optimizer(warmup))
-        adaptation = _trained(warmup, method, as_published, mining=Mining())
-    elif as_published:
-        method = CBSTConfig(selection, prior=prior, augment=None, optimizer=_optimizer(warmup))
-        adaptation = _trained(warmup, method, as_published, mining=Mining())
+    if as_published:
+        method = CBSTConfig(selection, prior=prior, augment=None, optimizer=optimizer_of(warmup))
+        return _trained(warmup, method, as_published, mining=Mining())
+    return _with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=_slower(warmup)), mining=Mining())
+
+
+# --- IAST --------------------------------------------------------------------------------------------------------
+
+
+def _iast(base: Recipe, name: str, as_published: bool) -> Recipe:
+    """IAST over its own warm-up (Eq. 2); over a given model without a source; or on a labelled share of one set."""
+    if as_published:
+        # §5.1: Adam, four passes over the target a round; windows of Cityscapes as in the release.
+        target = replace(base.warmup.target_view, window=(341, 1000))
+        phase = Phase(IASTConfig(), rounds=3, target_epochs=4.0, batch=6, target_view=target)
     else:
-        adaptation = _with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=_slower(warmup)))
-    return replace(base, label=label, adaptation=adaptation)
+        method = IASTConfig(augment=ColourAugmentation(), optimizer=_slower(base.warmup))
+        phase = _with_care(base.warmup, method)
+    recipe = replace(base, adaptation=phase)
+    if name == "iast":
+        return _aligned(recipe, "adaptsegnet-ls", as_published)
+    if name == "iast-source-free":
+        return replace(recipe, data=replace(recipe.data, source=None))
+    # Labels of the same kind of image are at hand: their loss is kept.
+    return replace(retained(recipe), data=replace(recipe.data, labelled_share=LABELLED_SHARE))
+
+
+def on_warmup(recipe: Recipe, name: str, as_published: bool = False) -> Recipe:
+    """The recipe over another warm-up, one of WARMUPS: what "decorating" a method by IAST is (§4, Table 9).
+
+    Raises ConfigError for an unknown name, and for a recipe that a second warm-up makes no sense under.
+    """
+    if name not in WARMUPS:
+        raise ConfigError(f"warmup = {name!r}; expected one of {', '.join(WARMUPS)}, or a run, or a file of weights")
+    if recipe.adaptation is None:
+        raise ConfigError(f"warmup = {name}: recipe {recipe.name} is a warm-up itself; leave the option out")
+    if recipe.data.source is None:
+        raise ConfigError(
+            f"warmup = {name}: recipe {recipe.name} has no source to train it on; expected a model: a run of Segshift, "
+            "or a file of weights"
+        )
+    kept = getattr(recipe.adaptation.method, "retain", None) is not None
+    recipe = _aligned(recipe, name, as_published)
+    return retained(recipe) if kept else recipe
+
+
+def _aligned(recipe: Recipe, name: str, as_published: bool) -> Recipe:
+    phase = None if name == "source-only" else alignment(recipe.warmup, name, as_published)
+    if name == "adaptsegnet-ls" and phase is not None and recipe.data.source_layout == "synthia":
+        weighted: Any = phase.method
+        phase = replace(phase, method=replace(weighted, weight=0.001))  # the release's λ_adv for that pair
+    return replace(recipe, alignment=phase, alignment_label="" if phase is None else LABELS[name])
+
+
+def retained(recipe: Recipe) -> Recipe:
+    """IAST with the losses of its warm-up kept in self-training (§4). ConfigError where the recipe cannot do that."""
+    phase = recipe.adaptation
+    if phase is None or not isinstance(phase.method, IASTConfig):
+        raise ConfigError(f"retain = True: recipe {recipe.name} has no IAST to keep a warm-up's losses in")
+    if recipe.data.source is None:
+        raise ConfigError(f"retain = True: recipe {recipe.name} has no source, which those losses are over")
+    kept: Any = (recipe.alignment or recipe.warmup).method
+    if recipe.alignment is None:
+        # No statistics of the source's images alone: self-training keeps BatchNorm as it is.
+        kept = replace(kept, batch_norm="frozen")
+    return replace(
+        recipe,
+        adaptation=replace(phase, method=replace(phase.method, retain=kept), source_view=recipe.warmup.source_view),
+    )
+
+
+# --- the released variant ----------------------------------------------------------------------------------------
 
 
 def released(recipe: Recipe, as_published: bool) -> Recipe:
     """The recipe with the release's details where they change results (docs/methods.md lists them).
 
-    The optimiser of its later version is put into the paper's own recipes alone: its learning rate belongs to their
-    networks. The others take its constant rate.
+    An optimiser of the release is put into the paper's own recipes alone: its learning rate belongs to their
+    networks. The others take its schedule.
     """
     recipe = replace(recipe, test=RELEASED_SCALES if len(recipe.test.scales) > 1 else recipe.test)
     phase = recipe.adaptation
-    if phase is None or not isinstance(phase.method, CBSTConfig):
+    if phase is None:
         return recipe
-    method = phase.method
+    if isinstance(phase.method, CBSTConfig):
+        phase = _released_cbst(phase, phase.method, as_published)
+    elif isinstance(phase.method, IASTConfig):
+        phase = _released_iast(phase, phase.method, as_published)
+    return replace(recipe, adaptation=phase)
+
+
+def _released_cbst(phase: Phase, method: CBSTConfig, as_published: bool) -> Phase:
     if as_published:
         optimizer = Optimizer("sgd", lr=5e-5, head_multiplier=10.0, momentum=0.9, weight_decay=5e-4, power=0.0)
     else:
         optimizer = replace(method.optimizer, power=0.0)
     first = {"portion": 0.15} if method.prior is not None and method.selection == "class_balanced" else {}
-    phase = replace(
+    return replace(
         phase,
         method=replace(method, stride=4, optimizer=optimizer, **first),
         mining=Mining(fallback=3, where="pseudo_labels"),
@@ -65,27 +161,50 @@ def released(recipe: Recipe, as_published: bool) -> Recipe:
         fresh_optimizer=True,
         scan=replace(phase.scan, flip=True),
     )
-    return replace(recipe, adaptation=phase)
 
 
-def _with_care(warmup: Phase, method: CBSTConfig) -> Phase:
+def _released_iast(phase: Phase, method: IASTConfig, as_published: bool) -> Phase:
+    """Batches of 2 in shuffled order share a threshold; alpha and the rate of each round; batches of 8.
+
+    Its BatchNorm freezes scale and shift alone, so statistics follow the target's batches.
+    """
+    method = replace(
+        method,
+        variant="released",
+        unit=2,
+        order="random",
+        alpha=(0.2, 0.25, 0.3),
+        lr_factors=(1.2, 1.0, 0.8),
+        batch_norm="target",
+        optimizer=replace(method.optimizer, power=0.0),
+    )
+    batch = 8 if as_published else phase.batch
+    return replace(phase, method=method, fresh_optimizer=True, batch=batch)
+
+
+# --- phases ------------------------------------------------------------------------------------------------------
+
+
+def _with_care(warmup: Phase, method: Any, **options: Any) -> Phase:
     """Self-training with every care that needs no target label (docs/methods.md says what each is worth)."""
-    phase = _trained(warmup, method, as_published=False, mining=Mining())
+    phase = _trained(warmup, method, as_published=False, **options)
     return replace(phase, scan=Views(flip=True), adabn_before="target", adabn_after="target")
 
 
 def _trained(warmup: Phase, method: Any, as_published: bool, **options: Any) -> Phase:
-    """Three rounds: of two target epochs as printed (appendix A), else of an eighth of the warm-up's steps each."""
+    """Three rounds: of two target epochs as printed (CBST, appendix A), else of an eighth of the warm-up's steps."""
     length = {"target_epochs": 2.0} if as_published else {"steps": max(1, warmup.length // 8)}
     views = {"source_view": warmup.source_view, "target_view": warmup.target_view}
     return Phase(method, rounds=3, clip=warmup.clip, batch=warmup.batch, **length, **views, **options)
 
 
-def _optimizer(warmup: Phase) -> Optimizer:
-    return warmup.method.optimizer  # pyright: ignore[reportAttributeAccessIssue]
+def optimizer_of(warmup: Phase) -> Optimizer:
+    """The optimiser of a phase's method."""
+    method: Any = warmup.method
+    return method.optimizer
 
 
 def _slower(warmup: Phase) -> Optimizer:
     """Fine-tuning on labels that are partly wrong: a fifth of the warm-up's learning rate."""
-    optimizer = _optimizer(warmup)
+    optimizer = optimizer_of(warmup)
     return replace(optimizer, lr=optimizer.lr / 5)

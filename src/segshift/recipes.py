@@ -36,8 +36,19 @@ ROWS = {
     "cbst": "class-balanced self-training, a threshold a class (CBST paper, Eq. 8, Algorithm 2)",
     "cbst-sp": "class-balanced self-training with spatial priors (CBST paper, Eq. 9)",
     "cbst-naive": "CBST without any care: BatchNorm trained on both domains, weak augmentation, full learning rate",
+    "adaptsegnet": "adversarial training on softmax maps (AdaptSegNet, Tsai et al. 2018)",
+    "adaptsegnet-ls": "the same with a least-squares loss: the warm-up of the IAST paper (Eq. 2)",
+    "advent": "adversarial training on entropy maps (AdvEnt, Vu et al. 2019)",
+    "minent": "entropy of target predictions minimised (MinEnt, Vu et al. 2019)",
+    "iast": "instance-adaptive self-training over a warm-up (IAST paper); --warmup NAME, RUN or FILE changes that",
+    "iast-source-free": "IAST on a model you have, from target images alone: --warmup RUN or FILE, no --source",
+    "iast-semi": "IAST on one data set of which a share is labelled (semi-supervised; IAST paper, Table 8)",
     "oracle": "supervised training on source and target labels (CBST paper, Eq. 1): the upper bound",
 }
+WARMUPS = ("source-only", "adaptsegnet", "adaptsegnet-ls", "advent", "minent")
+"""What `--warmup` can put under a recipe by name."""
+CBST_ROWS = ("source-only", "adabn", "st", "st-sp", "cbst", "cbst-sp", "cbst-naive", "oracle")
+"""The rows on the CBST paper's pairs and networks."""
 LABELS = {
     "source-only": "source-only",
     "adabn": "AdaBN",
@@ -46,6 +57,13 @@ LABELS = {
     "cbst": "CBST",
     "cbst-sp": "CBST-SP",
     "cbst-naive": "CBST (naive)",
+    "adaptsegnet": "AdaptSegNet",
+    "adaptsegnet-ls": "AdaptSegNet (LS)",
+    "advent": "AdvEnt",
+    "minent": "MinEnt",
+    "iast": "IAST",
+    "iast-source-free": "IAST, source-free",
+    "iast-semi": "IAST, semi-supervised",
     "oracle": "oracle",
 }
 GROUPS = {
@@ -61,23 +79,40 @@ GROUPS = {
         "--source cityscapes:DIR --target nthu:DIR --data.target-split Rome/Test (Rio, Tokyo, Taipei)",
         "a GPU; CBST paper, Table 1",
     ),
+    "gta5-cityscapes-deeplab-v2": ("--source gta5:DIR --target cityscapes:DIR", "a GPU; IAST paper, Tables 1-6, 9"),
+    "synthia-cityscapes-deeplab-v2": ("--source synthia:DIR --target cityscapes:DIR", "a GPU; IAST paper, Tables 7, 9"),
+    "cityscapes-cityscapes-deeplab-v2": ("--source cityscapes:DIR", "a GPU; IAST paper, Table 8 (semi-supervised)"),
     "gta5-bdd-resnet38": ("--source gta5:DIR --target bdd:DIR", "a GPU; CBST paper, Table 4 (which used BDD-V)"),
 }
+
+
+def rows_of(group: str) -> tuple[str, ...]:
+    """The rows of a group's table."""
+    if group.endswith("-fcn8s"):
+        # It has no BatchNorm whose statistics could be re-estimated.
+        return tuple(row for row in CBST_ROWS if row != "adabn")
+    if group.endswith("-resnet38"):
+        return CBST_ROWS
+    if group.startswith("cityscapes-cityscapes"):
+        return ("source-only", "iast-semi")
+    if group.endswith("-deeplab-v2"):
+        return tuple(row for row in ROWS if row != "iast-semi")
+    return tuple(ROWS)
 
 
 def entries() -> list[Entry]:
     """All recipes, in the order of the table."""
     return [
-        Entry(f"{group}/{row}", summary, data, cost)
+        Entry(f"{group}/{row}", ROWS[row], data, cost)
         for group, (data, cost) in GROUPS.items()
-        for row, summary in ROWS.items()
-        # FCN8s has no BatchNorm whose statistics could be re-estimated.
-        if not (row == "adabn" and group.endswith("-fcn8s"))
+        for row in rows_of(group)
     ]
 
 
-def find(name: str, variant: Variant = "paper") -> Recipe:
+def find(name: str, variant: Variant = "paper", warmup: str | None = None) -> Recipe:
     """The recipe of a name; `variant="released"` puts the release's details in where they change results.
+
+    `warmup`: the second warm-up that is put under it, one of WARMUPS; None: the recipe's own.
 
     ConfigError suggests the nearest name where there is none.
     """
@@ -91,5 +126,8 @@ def find(name: str, variant: Variant = "paper") -> Recipe:
     from segshift import recipe_bases, recipe_rows
 
     group, row = name.split("/")
-    recipe = recipe_rows.row(recipe_bases.base(group, name), row, LABELS[row], recipe_bases.follows_paper(group))
-    return recipe_rows.released(recipe, recipe_bases.follows_paper(group)) if variant == "released" else recipe
+    as_published = recipe_bases.follows_paper(group)
+    recipe = recipe_rows.row(recipe_bases.base(group, name), row, LABELS[row], as_published)
+    if warmup is not None:
+        recipe = recipe_rows.on_warmup(recipe, warmup, as_published)
+    return recipe_rows.released(recipe, as_published) if variant == "released" else recipe

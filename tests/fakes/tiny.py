@@ -11,11 +11,10 @@ import pytest
 
 from segshift import checkpoint
 from segshift.adapt import start
-from segshift.data.open_data import DataConfig
 from segshift.data.transforms import View
 from segshift.models.small import SmallNet
 from segshift.parts.optimizers import Optimizer
-from segshift.phase import Settings
+from segshift.phase import Phase, Settings
 from segshift.recipe import Recipe
 from segshift.recipes import find
 
@@ -27,23 +26,26 @@ WARMUP_STEPS, ROUNDS, STEPS = 3, 2, 2
 def tiny(row: str, source: Path, target: Path, **settings: Any) -> Recipe:
     """`own/ROW` on the two folders: the phases, policies and options of the recipe, a fraction of its size."""
     recipe = find(f"own/{row}")
-    size = {"batch": 2, "source_view": View((32, 32), (0.8, 1.2)), "target_view": View((32, 32), (0.8, 1.2))}
-    optimizer = Optimizer("adamw", lr=1e-2, head_multiplier=1)
-    method = replace(recipe.warmup.method, optimizer=optimizer)
-    warmup = replace(recipe.warmup, method=method, steps=WARMUP_STEPS, **size)
-    adaptation = recipe.adaptation
-    if adaptation is not None:
-        method = replace(adaptation.method, optimizer=replace(optimizer, lr=1e-3))
-        rounds = min(ROUNDS, adaptation.rounds)
-        adaptation = replace(adaptation, method=method, rounds=rounds, steps=STEPS, **size)
+    data = replace(recipe.data, target=str(target), short_side=48)
     return replace(
         recipe,
         network=NETWORK,
-        warmup=warmup,
-        adaptation=adaptation,
-        data=DataConfig(str(source), str(target), short_side=48),
+        warmup=_cut(recipe.warmup, 1e-2, WARMUP_STEPS),
+        alignment=None if recipe.alignment is None else _cut(recipe.alignment, 1e-3, STEPS),
+        adaptation=None if recipe.adaptation is None else _cut(recipe.adaptation, 1e-3, STEPS),
+        data=replace(data, source=None if data.source is None else str(source)),
         settings=replace(SETTINGS, **settings),
     )
+
+
+def _cut(phase: Phase, lr: float, steps: int) -> Phase:
+    """A phase of few steps on few pixels."""
+    method: Any = replace(phase.method, optimizer=Optimizer("adamw", lr=lr, head_multiplier=1))  # type: ignore[call-arg]
+    if hasattr(method, "discriminator"):
+        method = replace(method, discriminator=replace(method.discriminator, width=4))
+    view = View((32, 32), (0.8, 1.2))
+    rounds = min(ROUNDS, phase.rounds)
+    return replace(phase, method=method, rounds=rounds, steps=steps, batch=2, source_view=view, target_view=view)
 
 
 class Watched(NamedTuple):
@@ -53,7 +55,7 @@ class Watched(NamedTuple):
     copies: tuple[Path, ...]
 
 
-def watched(recipe: Recipe, folder: Path) -> Watched:
+def watched(recipe: Recipe, folder: Path, warmup: Path | None = None) -> Watched:
     """Run a recipe, copying its folder aside whenever a checkpoint has been written."""
     save, copies = checkpoint.save, []
 
@@ -64,7 +66,7 @@ def watched(recipe: Recipe, folder: Path) -> Watched:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_copy)
-        start(recipe, folder)
+        start(recipe, folder, warmup)
     return Watched(folder, tuple(copies))
 
 

@@ -26,14 +26,15 @@ MISPRINTS = {
 
 
 def test_every_row_has_its_recipe() -> None:
-    groups = {name.rpartition("/")[0] for name in (entry.name for entry in recipes.entries())}
+    known = {entry.name for entry in recipes.entries()}
     for table in tables.TABLES.values():
-        assert set(table.groups.values()) <= groups
-        assert table.groups or table.data in groups
+        assert table.groups or table.data in recipes.GROUPS
         assert len({row.name for row in table.rows}) == len(table.rows)
         for row in table.rows:
-            assert row.recipe in recipes.ROWS
+            assert f"{table.group_of(row, None)}/{row.recipe}" in known
             assert row.network in (table.groups or {""})
+            assert row.warmup in ("", *recipes.WARMUPS)
+            assert not row.over or row.base in {other.name for other in table.rows}
         keys = {row.key for row in table.rows}
         assert all({key for key, _ in panel.rows} | {panel.usual} <= keys for panel in table.panels)
 

@@ -68,8 +68,20 @@ def test_identity_sees_what_decides_a_result() -> None:
         replace(first, settings=replace(first.settings, precision="bf16-mixed")),
         replace(first, warmup=replace(first.warmup, clip=1.0)),
         replace(first, adaptation=None),
+        replace(first, alignment=first.adaptation),
+        replace(first, alignment=first.warmup),
     ]
     assert len({identity(other) for other in others}) == len(others)
+
+
+def test_recipes_without_a_second_warmup_keep_their_identity() -> None:
+    """Lines of `benchmarks/results/accuracy.jsonl` from before there was such a phase are still found."""
+    known = {
+        "minicity/source-only": "2-91b4dfedb7e0",
+        "minicity/cbst": "2-d2bf7dcd3916",
+        "minicity/adabn": "2-a28a2730c7a0",
+    }
+    assert {name: identity(recipes.find(name)) for name in known} == known
 
 
 def test_a_new_field_with_an_inert_default_changes_no_identity() -> None:

@@ -28,37 +28,16 @@ from segshift.scan import Views
 from segshift.tables import cbst
 from segshift.tables import run as run_table
 from segshift.tables.declare import Case
+from segshift.tables.lines import report_of
 from segshift.tables.plan import Job, Training, plan
-from segshift.tables.report import report_of, shown
+from segshift.tables.report import shown
 from segshift.tables.results import Key, Results
 from segshift.taxonomy import CITYSCAPES, MERGES
 
 NTHU14 = MERGES["nthu13"].space
 Said = pytest.CaptureFixture[str]
 Table = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, domains: tuple[Path, Path]) -> None:
-    """`recipes.find` gives the tiny versions, whatever the group."""
-
-    def find(name: str, *_: str) -> Recipe:
-        return replace(tiny(name.split("/")[1], *domains), name=name)
-
-    monkeypatch.setattr(recipes, "find", find)
-
-
-@pytest.fixture
-def table(domains: tuple[Path, Path], tmp_path: Path, capsys: Said) -> Table:
-    """Run `segshift table NAME …` on the tiny domains, in one folder: (exit code, stdout, stderr)."""
-
-    def run(words: str) -> tuple[int, str, str]:
-        command = f"table {words} --source {domains[0]} --target {domains[1]} --threads 1 --out {tmp_path / 'out'}"
-        code = main(command.split())
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -333,9 +312,9 @@ def test_subsets_are_named_with_their_size(tmp_path: Path) -> None:
     scores = [entry.scores for job in jobs if job.row.name == "resnet38/st" if (entry := results.find(job.key, {}))]
     miou = [[100 * s.mean_iou(subset) for s in scores] for subset in ("synthia16", "synthia13")]
     expected = tuple((f"{np.mean(values):.1f}", f"{np.std(values, ddof=1):.1f}") for values in miou)
-    assert ours["ResNet-38", "ST"].means == expected
+    assert ours["ResNet-38", "ST"].figures == expected
     published = [line for line in report.lines if line.published and line.network == "FCN8s-VGG16"]
-    assert [line.means for line in published][-1] == (("35.4", ""), ("36.1", ""))
+    assert [line.figures for line in published][-1] == (("35.4", ""), ("36.1", ""))
     assert "mean 40.7 and not 36.1" in " ".join(report.notes)
 
 
@@ -352,17 +331,17 @@ def test_folds_are_pooled_or_averaged(tmp_path: Path, how: Any) -> None:
     value = pooled.mean_iou("nthu13") if how == "pooled" else np.mean([s.mean_iou("nthu13") for s in scores])
     assert report.classes == NTHU14.classes[:13]
     assert report.headings == ("Mean nthu13 (13 classes)",)
-    assert line.means == ((f"{100 * value:.1f}", ""),)
+    assert line.figures == ((f"{100 * value:.1f}", ""),)
     notes = " ".join(report.notes)
     assert ("one confusion matrix over them" in notes) is (how == "pooled")
     next_line = report.lines[report.lines.index(line) + 1]
-    assert (next_line.published, next_line.means) == (True, (("52.2", ""),))
+    assert (next_line.published, next_line.figures) == (True, (("52.2", ""),))
 
 
 def test_a_city_without_all_its_folds_waits(tmp_path: Path) -> None:
     options, jobs, results = fabricated("cbst/table1", tmp_path, (0,), skip=1)
     report = report_of(tables.find("cbst/table1"), options, jobs, results)
-    cells = {(e.section, e.label): e.means for e in report.lines if not e.published}
+    cells = {(e.section, e.label): e.figures for e in report.lines if not e.published}
     assert cells["Taipei", "CBST"] == (("-", ""),)
     assert cells["Taipei", "ST"] != (("-", ""),)
     assert "Not finished yet: CBST" in " ".join(report.notes)

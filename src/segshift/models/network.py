@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import cattrs
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
 from segshift import taxonomy
 from segshift.checkpoint import atomic_write
 from segshift.errors import ConfigError, RunError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
 from segshift.models.fcn8s import FCN8s
+from segshift.models.importer import (
+    Imported,
+    is_caffe_deeplab,
+    map_caffe_deeplab,
+    map_fcn8s,
+    map_resnet38,
+    read_checkpoint,
+)
+from segshift.models.importer import load as load_published
 from segshift.models.resnet38 import ResNet38
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
@@ -71,10 +79,17 @@ def save_model(
     atomic_write(folder / "model.json", json.dumps(content, indent=2).encode())
 
 
-def load_model(folder: Path) -> TrainedModel:
-    """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged."""
-    folder = model_folder(folder)
-    path = folder / "model.json"
+class Described(NamedTuple):
+    """What `model.json` says of a trained model."""
+
+    network: Network
+    space: LabelSpace
+    short_side: int | None
+
+
+def describe_model(folder: Path) -> Described:
+    """What kind of model a run saved. `folder` is the run or its `model/`. RunError where that cannot be read."""
+    path = model_folder(folder) / "model.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         options = dict(content["network"])
@@ -82,25 +97,54 @@ def load_model(folder: Path) -> TrainedModel:
             options["weights"] = "none"  # the weights it started from are not needed: all of them are in the file
         config = _CONVERTER.structure(options, Network)  # pyright: ignore[reportArgumentType]
         space, _ = taxonomy.from_dict(content["space"], str(path))
-        short_side = content["short_side"]
+        return Described(config, space, content["short_side"])
     except (OSError, ValueError, KeyError, TypeError, ConfigError, cattrs.BaseValidationError) as error:
         raise RunError(f"{path}: cannot be read ({error!r:.200}); expected a model that segshift saved") from error
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged."""
+    config, space, short_side = describe_model(folder)
     network = config.build(len(space))
     load_weights(network, folder)
     return TrainedModel(network, space, short_side)
 
 
-def load_weights(network: Segmenter, origin: Path) -> None:
-    """Fill a network from a run, a `model/` folder or a safetensors file. RunError names what does not fit."""
+def load_weights(network: Segmenter, origin: Path, config: Network | None = None) -> None:
+    """Fill a network from a run, a `model/` folder or a file of weights. RunError names what does not fit.
+
+    A file has the names of our own networks; or, where `config` says which one it is, those of a published one of the
+    same design, with a head for as many classes (`importer` says which names).
+    """
     path = model_folder(origin) / "model.safetensors" if origin.is_dir() else origin
     try:
-        tensors = tensors_from_bytes(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); expected weights in safetensors form") from error
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{path}: holds another network than the recipe's ({error!s:.600})") from error
+        tensors = read_checkpoint(path)
+        imported = _published(config, tensors)
+    except ConfigError as error:
+        raise RunError(f"{error}. Expected a model to start from: a run of Segshift, or a file of weights") from error
+    if imported is None:
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise RunError(f"{path}: holds another network than the recipe's ({error!s:.600})") from error
+        return
+    if imported.classes != network.num_classes:
+        found = "no head" if imported.classes is None else f"a head of {imported.classes} classes"
+        raise RunError(f"{path}: holds {found}; expected a trained model of {network.num_classes} classes")
+    load_published(network, imported, path)
+
+
+def _published(config: Network | None, tensors: dict[str, Tensor]) -> Imported | None:
+    """A published checkpoint under our names; None where no mapping of that network knows its names."""
+    if isinstance(config, DeepLabV2) and is_caffe_deeplab(tensors):
+        if config.layout != "caffe":
+            raise ConfigError(
+                "the weights are of a Caffe DeepLab: set network.layout to caffe (--network.layout caffe)"
+            )
+        return map_caffe_deeplab(tensors, len(config.dilations), config.auxiliary)
+    if isinstance(config, FCN8s):
+        return map_fcn8s(tensors)
+    return map_resnet38(tensors) if isinstance(config, ResNet38) else None
 
 
 def model_folder(folder: Path) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from segshift.errors import ConfigError
-from segshift.tables import cbst
+from segshift.tables import cbst, iast
 from segshift.tables.declare import Row, Table
 
-TABLES = {table.name: table for table in cbst.TABLES}
+TABLES = {table.name: table for table in (*cbst.TABLES, *iast.TABLES)}
 
 
 def find(name: str) -> Table:

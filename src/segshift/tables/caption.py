@@ -20,6 +20,8 @@ def caption(
         "n: seeds; a class's figure is their mean, a mean's ± their standard deviation (of the sample).",
         *_protocol(table, options, jobs, own),
         *(table.notes if own or not table.groups else _elsewhere(table)),
+        *table.reading,
+        *_columns(table, rows),
         *(_beside(table, rows) if own else _instead(table, options, jobs)),
     ]
     if options.variant == "released":
@@ -47,6 +49,28 @@ def _elsewhere(table: Table) -> list[str]:
     return list(table.notes) if table.panels else []
 
 
+def _columns(table: Table, rows: Sequence[Row]) -> list[str]:
+    """About the columns that are no IoU of the model."""
+    said = []
+    if table.labels:
+        headings = [heading for heading, _ in table.labels]
+        said.append(
+            f"{' and '.join(headings)}: of the pseudo-labels of round 1, when a row labels with the model of its "
+            "warm-up, the same model in rows that share it. Proportion: the share of the target's pixels that got a "
+            "label. table.csv has all rounds."
+        )
+    if any(figure != "proportion" for _, figure in table.labels):
+        said.append(
+            "P-mIoU: the mean IoU of pseudo-labels, over the pixels that have one, against target labels that the run "
+            "never saw: an oracle diagnosis, by which nothing is chosen."
+        )
+    names = {row.name for row in rows}
+    over = [f"{row.key} over {row.over}" for row in rows if row.base in names]
+    if over:
+        said.append(f"Δ: difference of the first mean, seed by seed, of rows by their keys: {', '.join(over)}.")
+    return said
+
+
 def _beside(table: Table, rows: Sequence[Row]) -> list[str]:
     """About the published lines of the paper's own pair."""
     lines = published.of_table(table.published)
@@ -71,11 +95,13 @@ def _instead(table: Table, options: TableOptions, jobs: Sequence[Job]) -> list[s
         f"Run on {options.data}, where {network} stands in for the paper's {theirs} on {table.pair}: another pair and "
         "network, so published figures do not stand beside these."
     ]
-    means: dict[tuple[str, str], list[str]] = {}
+    means: dict[tuple[str, str, str], list[str]] = {}
     for line in published.of_table(table.published):
-        first = next(iter(line.means.items()))
-        means.setdefault((line.case, line.network), []).append(f"{line.row} {first[1]}")
-    for (case, name), figures in means.items():
+        first, figure = next(iter(line.means.items()))
+        others = [f"{heading} {line.others[heading]}" for heading, _ in table.labels if heading in line.others]
+        figure = f"{line.row} {figure}{' (' + ', '.join(others) + ')' if others else ''}"
+        means.setdefault((first, line.case, line.network), []).append(figure)
+    for (first, case, name), figures in means.items():
         part = f"{table.pair}{f', {case}' if case else ''}, {NETWORKS[name]}"
-        said.append(f"For reference only, published mIoU on {part}: {', '.join(figures)}.")
+        said.append(f"For reference only, published {first} on {part}: {', '.join(figures)}.")
     return said

@@ -32,15 +32,24 @@ class Row:
     """The row of a recipe group (`segshift recipes`) that it trains."""
     network: str = ""
     """One of NETWORKS; empty where the table does not say."""
+    warmup: str = ""
+    """The second warm-up put under that recipe, one of `recipes.WARMUPS`; empty: the recipe's own."""
     multi_scale: bool = False
     """Score the trained model on several scales; nothing is trained for it."""
     change: Callable[[Recipe], Recipe] | None = None
-    """What it alters in that recipe."""
+    """What it alters in that recipe, after the warm-up was put under it."""
+    over: str = ""
+    """Key of the row that it is compared with: the difference is a column (Δ). Empty: with none."""
 
     @property
     def name(self) -> str:
         """Key with network, which tells rows of one table apart."""
         return f"{self.network}/{self.key}" if self.network else self.key
+
+    @property
+    def base(self) -> str:
+        """The name of the row it is compared with; empty: none."""
+        return f"{self.network}/{self.over}" if self.network and self.over else self.over
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class Table:
     """The group it runs on where `--data` names none and `groups` is empty."""
     means: tuple[tuple[str, str], ...] = ()
     """(heading, subset of the label space) of each mean; empty: every subset that the label space has."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """(heading, figure) of each column about pseudo-labels; figures are those of `results.Entry.labels`."""
     published: tuple[str, str] | None = None
     """File under `segshift/published/` and the table in it."""
     cities: tuple[str, ...] = ()
@@ -92,7 +103,9 @@ class Table:
     panels: tuple[Panel, ...] = ()
     """A figure instead of a table."""
     notes: tuple[str, ...] = ()
-    """What has to be said under it wherever it is printed."""
+    """What has to be said under it on the paper's own pair; under a figure, or a table of ours, wherever it is run."""
+    reading: tuple[str, ...] = ()
+    """How its rows are to be read, on any pair."""
 
     def cases(self, data: str | None) -> tuple[Case | None, ...]:
         """Each city and fold on the paper's own pair; one None where there is nothing to tell apart."""

@@ -19,7 +19,9 @@ from segshift.recipe_rows import PAPER_SCALES, RELEASED_SCALES
 from segshift.tables.declare import NETWORKS, Case, Row, Table
 from segshift.tables.results import Key, identity, views_text
 
-SOURCE_FIELDS = ("source_layout", "source_split", "short_side", "classes", "minicity")
+SOURCE_FIELDS = (
+    "source_layout", "source_split", "short_side", "classes", "minicity", "labelled_share", "labelled_seed",
+)  # fmt: skip
 """What of the data's options a warm-up depends on; paths aside, as in every identity."""
 
 
@@ -76,7 +78,8 @@ def _check(table: Table, options: TableOptions) -> None:
             f"seeds = {' '.join(map(str, options.seeds)) or 'nothing'}; expected one or several, each once"
         )
     group = options.data or (table.data if not table.groups else None)
-    missing = [f"--{name}" for name in ("source", "target") if getattr(options, name) is None]
+    needed = ("source",) if _semi_supervised(table, options) else ("source", "target")
+    missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing and group != MINICITY:
         where = recipes.GROUPS[group or next(iter(table.groups.values()))][0]
         other = "" if options.data else "; or run its rows on the embedded street: --data minicity"
@@ -86,6 +89,12 @@ def _check(table: Table, options: TableOptions) -> None:
         if network and network not in known:
             expected = ", ".join(f"{name}=FILE" for name in sorted(known)) or "FILE alone: all rows have one network"
             raise ConfigError(f"weights = {network}=…: this table has no such network; expected {expected}")
+
+
+def _semi_supervised(table: Table, options: TableOptions) -> bool:
+    """Whether all rows divide one data set into a labelled and an unlabelled part."""
+    found = [_named(row, table.group_of(row, options.data), options) for row in table.on(options.data)]
+    return all(recipe.data.labelled_share is not None for recipe in found)
 
 
 def weights_of(options: TableOptions) -> dict[str, str]:
@@ -111,15 +120,21 @@ def _job(
     single, views = _on(recipe, case), recipe.test
     if row.multi_scale:
         views = PAPER_SCALES if options.variant == "paper" else RELEASED_SCALES
-    data = records.of(single.data)
-    warmup = _warmup(_on(recipe, first), group, options.out, data["source"])
-    if single.adaptation is None:
-        training = warmup
-    else:
-        place = options.out / "runs" / group / f"seed-{seed}"
-        place = place if case is None else place / case.city / f"fold-{case.fold}"
-        folder = place / f"{row.key.removesuffix('+mst').replace('/', '_')}-{_digest(identity(single), data)}"
-        training = Training(single, folder, warmup)
+    sourced = single.data
+    if sourced.source is None:
+        # The model it starts from was trained on the source that this command names.
+        bare = replace(row, recipe="source-only", warmup="", change=None)
+        sourced = _on(_recipe(table, bare, group, options, seed), case).data
+    data = records.of(sourced)
+    warmup = _warmup(_on(replace(recipe, data=sourced), first), group, options.out, data["source"])
+    place = options.out / "runs" / group / f"seed-{seed}"
+    place = place if case is None else place / case.city / f"fold-{case.fold}"
+    if single.alignment is not None:
+        aligned = _aligned(single, group)
+        warmup = Training(aligned, _folder(place, aligned.name.rpartition("/")[2], aligned, data), warmup)
+    training = warmup
+    if single.adaptation is not None:
+        training = Training(single, _folder(place, row.key.removesuffix("+mst"), single, data), warmup)
     trained = row.recipe if row.change is None else row.key
     split, fold = (None, None) if case is None else (case.split, case.fold)
     key = Key(group, trained, seed, identity(single), split, fold, views_text(views))
@@ -128,14 +143,15 @@ def _job(
 
 def _recipe(table: Table, row: Row, group: str, options: TableOptions, seed: int) -> Recipe:
     """A row's recipe with the command's options put in, scored on one view."""
-    recipe = recipes.find(f"{group}/{row.recipe}", options.variant)
-    recipe = row.change(recipe) if row.change else recipe
-    weights = weights_of(options)
+    recipe = _named(row, group, options)
+    weights, data = weights_of(options), recipe.data
+    # A run that tables share is not called what one of them calls it.
+    label = row.label if row.change or row.warmup else recipe.label
     recipe = apply(
         AdaptOptions(
-            recipe=replace(recipe, label=row.label.removesuffix("+MST")),
-            source=options.source,
-            target=options.target,
+            recipe=replace(recipe, label=label.removesuffix("+MST")),
+            source=None if data.source is None else options.source,
+            target=None if data.labelled_share is not None else options.target,
             seed=seed,
             threads=options.threads,
             weights=weights.get(row.network, weights.get("")),
@@ -151,6 +167,12 @@ def _recipe(table: Table, row: Row, group: str, options: TableOptions, seed: int
     return replace(recipe, network=network, settings=settings)
 
 
+def _named(row: Row, group: str, options: TableOptions) -> Recipe:
+    """A row's recipe without the command's options."""
+    recipe = recipes.find(f"{group}/{row.recipe}", options.variant, row.warmup or None)
+    return row.change(recipe) if row.change else recipe
+
+
 def _on(recipe: Recipe, case: Case | None) -> Recipe:
     """The recipe on one city and fold."""
     if case is None:
@@ -159,10 +181,28 @@ def _on(recipe: Recipe, case: Case | None) -> Recipe:
     return replace(recipe, data=data)
 
 
+def _aligned(recipe: Recipe, group: str) -> Recipe:
+    """The recipe's second warm-up as a run of its own: the row of that name."""
+    row = next(name for name, label in recipes.LABELS.items() if label == recipe.alignment_label)
+    settings = replace(recipe.settings, evaluate_rounds=False)
+    label = recipe.alignment_label
+    return replace(
+        recipe, name=f"{group}/{row}", label=label, adaptation=recipe.alignment, alignment=None, alignment_label="",
+        settings=settings,
+    )  # fmt: skip
+
+
+def _folder(place: Path, name: str, recipe: Recipe, data: Mapping[str, Any]) -> Path:
+    return place / f"{name.replace('/', '_')}-{_digest(identity(recipe), data)}"
+
+
 def _warmup(recipe: Recipe, group: str, out: Path, source: Mapping[str, Any]) -> Training:
     """The warm-up that rows share: across tables and targets too, where source, network and schedule are the same."""
     settings = replace(recipe.settings, evaluate_rounds=False)
-    recipe = replace(recipe, name=f"{group}/source-only", label="source-only", adaptation=None, settings=settings)
+    recipe = replace(
+        recipe, name=f"{group}/source-only", label="source-only", alignment=None, alignment_label="", adaptation=None,
+        settings=settings,
+    )  # fmt: skip
     words: dict[str, Any] = {name: getattr(recipe.data, name) for name in SOURCE_FIELDS}
     blind = replace(recipe, data=DataConfig(**words))
     # Statistics of target images would make it another warm-up for each target.

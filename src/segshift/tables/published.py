@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+MEANS = ("mIoU", "mIoU*")
+"""Columns of the files that are means over classes."""
+OTHERS = ("Proportion", "P-mIoU", "Δ")
+"""Columns about pseudo-labels, and differences between rows."""
 _WORDS = ("status", "table", "case", "network", "row", "note")
 
 
@@ -23,9 +27,15 @@ class Published:
     iou: Mapping[str, str]
     """Class -> figure as printed; classes that the line does not have are left out."""
     means: Mapping[str, str]
-    """mIoU, and mIoU* where it is printed."""
+    """mIoU and mIoU*, as far as they are printed."""
+    others: Mapping[str, str]
+    """Of OTHERS what is printed."""
     note: str
     """A misprint, in words."""
+
+    def mean(self, heading: str) -> str:
+        """The mean that a table shows under this heading; a dash where none is printed."""
+        return self.means.get(heading if heading in MEANS else MEANS[0], "-")
 
 
 @cache
@@ -36,9 +46,10 @@ def read(file: str) -> tuple[Published, ...]:
     found = []
     for line in csv.DictReader(lines):
         assert line["status"] == "published", f"{file}: {line}"
-        means = {name: line[name] for name in ("mIoU", "mIoU*") if line[name]}
-        iou = {name: value for name, value in line.items() if value and name not in (*_WORDS, "mIoU", "mIoU*")}
-        found.append(Published(line["table"], line["case"], line["network"], line["row"], iou, means, line["note"]))
+        printed = {name: value for name, value in line.items() if value and name not in _WORDS}
+        means, others = ({name: printed.pop(name) for name in names if name in printed} for names in (MEANS, OTHERS))
+        table, case, network, row, note = (line[name] for name in _WORDS[1:])
+        found.append(Published(table, case, network, row, printed, means, others, note))
     return tuple(found)
 
 

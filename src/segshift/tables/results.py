@@ -59,6 +59,9 @@ def identity(recipe: Recipe) -> str:
         "adaptation": _plain(recipe.adaptation),
         "settings": {n: v for n, v in _plain(settings).items() if n in ("precision", "evaluate_rounds")},
     }
+    if recipe.alignment is not None:
+        # Left out where there is none, so that recipes from before there was such a phase keep their hashes.
+        kept["alignment"] = _plain(recipe.alignment)
     return f"{VERSION}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -108,6 +111,15 @@ class Entry:
     def rounds(self) -> dict[int, Mapping[str, float]]:
         """Round -> mean IoU of each subset, where every round was scored; round 0 is the warm-up."""
         return {int(n): miou for n, miou in (self.content.get("rounds") or {}).items()}
+
+    @property
+    def labels(self) -> dict[int, Mapping[str, Any]]:
+        """Round -> figures of its pseudo-labels, as fractions of 1: proportion; where the target has labels, accuracy
+        and miou (P-mIoU), and of each class iou and kept (the share of the pixels predicted as it).
+
+        Empty for a run without pseudo-labels, and for a line from before they were measured.
+        """
+        return {int(n): figures for n, figures in (self.content.get("labels") or {}).items()}
 
 
 class Results:

@@ -23,8 +23,9 @@ from segshift import tables
 from segshift.adapt import launch, resume, start
 from segshift.checkpoint import atomic_write
 from segshift.data.open_data import DataConfig, open_test
-from segshift.errors import RunError
+from segshift.errors import DataError, RunError
 from segshift.evaluate import Scores
+from segshift.label_quality import measure_run
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.parts.processes import sum_over_processes
@@ -34,10 +35,12 @@ from segshift.recipe import Recipe
 from segshift.run_data import Data, open_all
 from segshift.scan import Views
 from segshift.tables.declare import Table
+from segshift.tables.lines import report_of
 from segshift.tables.plan import Job, Training, plan
-from segshift.tables.report import Report, describe, report_of, shown
+from segshift.tables.report import Report, describe, shown
 from segshift.tables.results import Results
 from segshift.tables.sweep import write_figure
+from segshift.warmups import space_of
 
 
 def run_table(options: TableOptions) -> None:
@@ -53,7 +56,7 @@ def run_table(options: TableOptions) -> None:
     if options.dry_run:
         Reporter().say(describe(jobs, results, finished))
         return
-    fabric = launch(jobs[0].recipe.settings)
+    fabric = launch(jobs[0].recipe)
     reporter = Reporter(quiet=not fabric.is_global_zero)
     # The first process decides for all: the others start later, when there may be a line more.
     todo = fabric.broadcast([i for i, job in enumerate(jobs) if results.find(job.key, job.data) is None])
@@ -111,7 +114,7 @@ class _Runner:
             resume(training.folder)
             return
         warmup = None if training.warmup is None else training.warmup.folder
-        start(training.recipe, training.folder, warmup, data=self._data(training.recipe))
+        start(training.recipe, training.folder, warmup, data=self._data(training.recipe, warmup))
 
     def _check_processes(self, training: Training) -> None:
         begun, wanted = int(_info(training.folder)["processes"]), self.fabric.world_size
@@ -121,13 +124,13 @@ class _Runner:
                 f"number: use --devices {begun}, or delete that folder to begin again"
             )
 
-    def _data(self, recipe: Recipe) -> Data:
+    def _data(self, recipe: Recipe, warmup: Path | None) -> Data:
         """The data of a run, opened and checked; kept for the next run where that is on the same."""
         oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
         if self._opened is None or self._opened[0] != (recipe.data, oracle):
             # The source is often the same: ten folds of a city read it once.
             before = None if self._opened is None else self._opened[1]
-            self._opened = ((recipe.data, oracle), open_all(recipe, before))
+            self._opened = ((recipe.data, oracle), open_all(recipe, before, space_of(warmup)))
         return self._opened[1]
 
     def _scores(self, job: Job) -> Scores:
@@ -159,6 +162,7 @@ class _Runner:
             "device": info["device"],
             "scores": scores.to_dict(),
             "rounds": _rounds(job.training.folder),
+            "labels": _labels(job.training.folder, self.reporter),
             "seconds": round(seconds, 1),
             "resumed": resumed,
             "command": command(self.options, job),
@@ -202,6 +206,32 @@ def _rounds(folder: Path) -> dict[str, Any] | None:
         return None
     files["0"] = folder / "evaluation" / "warmup.json"
     return {n: _read(files[n])["miou"] for n in sorted(files, key=int)}
+
+
+def _labels(folder: Path, reporter: Reporter) -> dict[str, Any] | None:
+    """Round -> share of the target's pixels that got a pseudo-label; how right those are, where the target has labels.
+
+    The latter is an oracle diagnosis of a finished run: nothing is chosen by it. None for a run without pseudo-labels.
+    """
+    files = {path.parent.name.removeprefix("round-"): path for path in folder.glob("round-*/statistics.json")}
+    if not files:
+        return None
+    found = {n: {"proportion": _read(files[n])["coverage"]} for n in sorted(files, key=int)}
+    try:
+        measured = measure_run(folder) or {}
+    except DataError as error:
+        reporter.say(f"{folder}: how right its pseudo-labels are cannot be said: {error}")
+        measured = {}
+    for n, quality in measured.items():
+        content = quality.to_dict()
+        found[str(n)] |= {name: content[name] for name in ("accuracy", "miou")}
+        found[str(n)] |= {name: _rounded(content[name]) for name in ("iou", "kept")}
+    return found
+
+
+def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Per class, short enough for a line."""
+    return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
 def _info(folder: Path) -> dict[str, Any]:
