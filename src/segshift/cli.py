@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from segshift import __version__, recipes, tables
@@ -111,8 +112,9 @@ def _recipes(words: Sequence[str]) -> int:
     console.print("A recipe is GROUP/ROW. Groups: network, data, warm-up\n", highlight=False)
     for group, (data, cost) in recipes.GROUPS.items():
         rows = recipes.rows_of(group)
-        which = "every row" if rows == tuple(recipes.ROWS) else f"rows {' '.join(rows)}"
-        console.print(f"[bold]{group}[/]  {_escaped(data)} ({cost}; {which})", highlight=False)
+        which = "every row" if rows == tuple(recipes.ROWS) else f"rows {', '.join(rows)}"
+        console.print(f"[bold]{group}[/]  {_escaped(data)}", highlight=False, soft_wrap=True)
+        console.print(Padding(f"{cost}; {which}", (0, 0, 0, 4)), highlight=False)
     console.print("\nRows: what is done after the warm-up\n", highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 2))
     for row, summary in recipes.ROWS.items():
@@ -144,7 +146,8 @@ def _adapt(words: Sequence[str]) -> int:
     # These three decide the defaults that the other options override.
     variant, others = _taken("variant", words[1:], "paper")
     warmup, others = _taken("warmup", others, None)
-    retain, others = _taken("retain", others, None)
+    kept, others = _taken("retain", others, None)
+    retain = None if kept is None else _switch("retain", kept)
     named = _recipe(words[0], variant, warmup, retain)
     defaults = AdaptOptions(recipe=named, variant=variant, warmup=warmup, retain=retain)
     options = _parse(AdaptOptions, others, f"adapt {words[0]}", defaults)
@@ -154,19 +157,23 @@ def _adapt(words: Sequence[str]) -> int:
     return 0
 
 
-def _recipe(name: str, variant: Any, warmup: str | None, retain: str | None) -> Any:
+def _switch(name: str, word: str) -> bool:
+    if word not in ("True", "False"):
+        raise ConfigError(f"{name} = {word!r}; expected True or False")
+    return word == "True"
+
+
+def _recipe(name: str, variant: Any, warmup: str | None, retain: bool | None) -> Any:
     """The recipe of a name, over the warm-up that is asked for."""
     from segshift.overrides import given_model
-    from segshift.recipe_rows import retained
+    from segshift.recipe_rows import retained, unretained
     from segshift.warmups import fitted
 
-    if retain not in (None, "True", "False"):
-        raise ConfigError(f"retain = {retain!r}; expected True or False")
     model = given_model(warmup)
     recipe = recipes.find(name, variant, None if model is not None else warmup)
     if model is not None:
         recipe = fitted(recipe, model)
-    return retained(recipe) if retain == "True" else recipe
+    return recipe if retain is None else retained(recipe) if retain else unretained(recipe)
 
 
 def _taken(option: str, words: Sequence[str], default: str | None) -> tuple[Any, list[str]]:

@@ -12,7 +12,7 @@ from segshift.data.layouts import FOLDER, parse
 from segshift.data.open_data import MINICITY, DataConfig
 from segshift.errors import ConfigError
 from segshift.recipe import Recipe
-from segshift.recipes import WARMUPS
+from segshift.recipe_names import WARMUPS
 
 
 @dataclass(frozen=True)

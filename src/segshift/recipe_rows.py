@@ -15,7 +15,7 @@ from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
 from segshift.recipe_alignments import ALIGNMENTS, alignment
-from segshift.recipes import LABELS, WARMUPS
+from segshift.recipe_names import LABELS, WARMUPS
 from segshift.scan import Views
 
 PAPER_SCALES = Views(scales=(0.5, 0.75, 1.0))
@@ -125,6 +125,14 @@ def retained(recipe: Recipe) -> Recipe:
         recipe,
         adaptation=replace(phase, method=replace(phase.method, retain=kept), source_view=recipe.warmup.source_view),
     )
+
+
+def unretained(recipe: Recipe) -> Recipe:
+    """IAST on the target alone, as in the paper's tables. ConfigError where the recipe has no IAST."""
+    phase = recipe.adaptation
+    if phase is None or not isinstance(phase.method, IASTConfig):
+        raise ConfigError(f"retain = False: recipe {recipe.name} has no IAST, which could keep a warm-up's losses")
+    return replace(recipe, adaptation=replace(phase, method=replace(phase.method, retain=None)))
 
 
 # --- the released variant ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from segshift.errors import ConfigError, RunError
 from segshift.models.network import describe_model
 from segshift.recipe import Recipe
-from segshift.recipes import WARMUPS
+from segshift.recipe_names import WARMUPS
 from segshift.taxonomy import LabelSpace
 
 GIVEN = "given model"
