@@ -18,6 +18,7 @@ from tests.fakes.tiny import WARMUP_STEPS, rounds, tiny, weights
 
 from segshift import recipe as recipe_file
 from segshift.adapt import start
+from segshift.models.deeplab import DeepLabV2
 from segshift.recipe import Recipe
 from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
@@ -83,15 +84,23 @@ def released(domains: tuple[Path, Path], devices: int) -> Recipe:
     return replace(recipe, adaptation=replace(phase, method=method, adabn_before="none", rounds=1, steps=1))
 
 
+def auxiliary(domains: tuple[Path, Path]) -> Recipe:
+    """A network with a classifier that no loss looks at, in the warm-up and in the phase after it."""
+    recipe = tiny("adaptsegnet", *domains, devices=2)
+    return replace(recipe, network=DeepLabV2("mobilenetv2_035", auxiliary=True))
+
+
 @pytest.fixture(scope="module")
 def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     recipes = {"cbst": careful(domains, 2), "naive": tiny("cbst-naive", *domains, devices=2)}
     recipes["adaptsegnet"] = aligned(domains, 2)
     recipes |= {"iast": instance_adaptive(domains, 2), "iast-released": released(domains, 2)}
+    recipes["auxiliary"] = auxiliary(domains)
     job = {
         "model": str(source_only),
         "target": str(domains[1]),
+        "whole": ["auxiliary"],
         "recipes": {name: recipe_file.to_dict(recipe) for name, recipe in recipes.items()},
     }
     (folder / "job.json").write_text(json.dumps(job))
@@ -182,7 +191,7 @@ def test_target_only_training_with_a_warm_up_kept_agrees(pair: Pair) -> None:
         torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cbst", "naive", "adaptsegnet", "iast", "iast-released", "resumed"])
+@pytest.mark.parametrize("name", ["cbst", "naive", "adaptsegnet", "iast", "iast-released", "auxiliary", "resumed"])
 def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
     first, second = (load_file(f"{pair.folder / name}-rank-{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()

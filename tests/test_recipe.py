@@ -14,7 +14,7 @@ from segshift.methods.cbst import CBSTConfig
 from segshift.methods.iast import IASTConfig
 from segshift.models.deeplab import DeepLabV2
 from segshift.recipe import METHODS, Recipe, from_dict, to_dict
-from segshift.recipe_rows import retained
+from segshift.recipe_rows import retained, unretained
 
 NAMES = [entry.name for entry in recipes.entries()]
 
@@ -95,6 +95,26 @@ def test_what_cannot_be_decorated_is_an_error() -> None:
         retained(recipes.find("own/cbst"))
     with pytest.raises(ConfigError, match="own/iast-source-free has no source, which those losses are over"):
         retained(recipes.find("own/iast-source-free"))
+
+
+def test_losses_are_dropped_again() -> None:
+    kept = recipes.find("own/iast-semi")
+    assert kept.adaptation is not None and isinstance(kept.adaptation.method, IASTConfig)
+    assert kept.adaptation.method.retain is not None
+    alone = unretained(kept).adaptation
+    assert alone is not None and alone.method.domains == ("target",)
+    with pytest.raises(ConfigError, match="own/cbst has no IAST"):
+        unretained(recipes.find("own/cbst"))
+
+
+def test_two_levels_need_two_classifiers() -> None:
+    recipe = recipes.find("gta5-cityscapes-deeplab-v2/adaptsegnet")
+    phase = recipe.adaptation
+    assert phase is not None
+    phase = replace(phase, method=replace(phase.method, multi_level=True))  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"adaptation\.method\.multi_level = True: DeepLabV2 has no auxiliary"):
+        replace(recipe, adaptation=phase)
+    assert replace(recipe, network=replace(recipe.network, auxiliary=True), adaptation=phase)  # type: ignore[call-arg]
 
 
 def test_options_other_than_the_defaults_come_back() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, rounds, tiny, watched, weights
 
 from segshift import checkpoint
@@ -17,6 +19,7 @@ from segshift.adapt import resume, start
 from segshift.cli import main
 from segshift.errors import ConfigError, RunError
 from segshift.evaluate import Scores
+from segshift.models.deeplab import DeepLabV2
 from segshift.recipe import Recipe
 from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
@@ -184,6 +187,29 @@ def test_source_free_from_the_command_line(
     assert "is source-free; leave the option out" in " ".join(capsys.readouterr().err.split())
     assert main(words.replace(str(source_only), str(tmp_path / "nowhere")).split()) == 1
     assert "there is no such file or folder; expected a run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_published_checkpoint_is_a_model_to_start_from(domains: Domains, tmp_path: Path) -> None:
+    """DeepLab-v2 under the names of the AdaptSegNet family: with a head for the classes it is taken, else refused."""
+    network = DeepLabV2("resnet50", layout="caffe", dilations=(6,))
+    recipe = replace(tiny("iast-source-free", *domains), network=network)
+    phase = recipe.adaptation
+    assert phase is not None
+    recipe = replace(recipe, adaptation=replace(phase, rounds=0))
+    for classes in (5, 4):
+        ours = network.build(classes).state_dict()
+        names = {name.removeprefix("encoder."): tensor for name, tensor in ours.items() if name not in ("mean", "std")}
+        theirs = {name.replace("classifier.branches.0", "layer5.conv2d_list.0"): t for name, t in names.items()}
+        torch.save(theirs, tmp_path / f"{classes}.pth")
+    run = start(recipe, tmp_path / "run", tmp_path / "5.pth")
+    saved = load_file(run / "model" / "model.safetensors")
+    given = torch.load(tmp_path / "5.pth", weights_only=True)
+    assert torch.equal(saved["classifier.branches.0.weight"], given["layer5.conv2d_list.0.weight"])
+    with pytest.raises(RunError, match=r"4\.pth: holds a head of 4 classes; expected a trained model of 5 classes"):
+        start(recipe, tmp_path / "b", tmp_path / "4.pth")
+    timm = replace(recipe, network=replace(network, layout="timm"))
+    with pytest.raises(RunError, match=r"set network\.layout to caffe"):
+        start(timm, tmp_path / "c", tmp_path / "5.pth")
 
 
 # --- semi-supervised ---------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "train", train_and_keep)
         for name, content in job["recipes"].items():
-            start(recipe_file.from_dict(content, name), folder / name, Path(job["model"]))
+            model = None if name in job["whole"] else Path(job["model"])
+            start(recipe_file.from_dict(content, name), folder / name, model)
         first = folder / next(iter(job["recipes"]))
         again = folder / "resumed"
         if rank == 0:
