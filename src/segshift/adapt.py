@@ -32,7 +32,7 @@ from segshift.engine import Engine
 from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import summary
 from segshift.label_quality import measure_round, withheld
-from segshift.models.network import load_weights, save_model
+from segshift.models.network import load_weights, save_model, without_weights
 from segshift.models.segmenter import Segmenter
 from segshift.parts.processes import sum_over_processes
 from segshift.phase import Phase
@@ -213,12 +213,15 @@ class _Run:
     def _network(self, state: Mapping[str, Any] | None) -> Segmenter:
         """The network as the position needs it; the weights it starts from are a function of the seed."""
         torch.manual_seed(self.recipe.settings.seed)
-        model = self.recipe.network.build(len(self.data.domains.space))
+        given = None if self.info["warmup_from"] is None else Path(self.info["warmup_from"])
+        network = self.recipe.network
+        if state is not None or given is not None:
+            network = without_weights(network)
+        model = network.build(len(self.data.domains.space))
         if state is not None:
             model.load_state_dict(state["players"]["model"])
-        elif self.info["warmup_from"] is not None:
-            given = Path(self.info["warmup_from"])
-            load_weights(model, given, self.recipe.network)
+        elif given is not None:
+            load_weights(model, given, network)
             model.to(self.fabric.device)
             before = scores_before(given, self.data.record)
             if before is not None and self.fabric.is_global_zero:

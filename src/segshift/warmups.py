@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segshift.errors import ConfigError, RunError
-from segshift.models.network import describe_model
+from segshift.models.network import describe_model, without_weights
 from segshift.recipe import Recipe
 from segshift.recipe_names import WARMUPS
 from segshift.taxonomy import LabelSpace
@@ -34,7 +34,7 @@ def fitted(recipe: Recipe, warmup: Path) -> Recipe:
         )
     recipe = replace(recipe, alignment=None, alignment_label="")
     if not warmup.is_dir():
-        return recipe
+        return replace(recipe, network=without_weights(recipe.network))
     model = describe_model(warmup)
     return replace(recipe, network=model.network, data=replace(recipe.data, short_side=model.short_side))
 

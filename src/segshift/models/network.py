@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -55,6 +56,11 @@ _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 register(_CONVERTER)
 
 
+def without_weights(config: Network) -> Network:
+    """The network with no weights to start from: for one that gets all of its weights afterwards."""
+    return config if isinstance(config, SmallNet) else replace(config, weights="none")
+
+
 class TrainedModel(NamedTuple):
     """A network with its weights, and what must be known to use it."""
 
@@ -94,7 +100,7 @@ def describe_model(folder: Path) -> Described:
         content = json.loads(path.read_text(encoding="utf-8"))
         options = dict(content["network"])
         if "weights" in options:
-            options["weights"] = "none"  # the weights it started from are not needed: all of them are in the file
+            options["weights"] = "none"  # before it is checked: what it started from need not be here any more
         config = _CONVERTER.structure(options, Network)  # pyright: ignore[reportArgumentType]
         space, _ = taxonomy.from_dict(content["space"], str(path))
         return Described(config, space, content["short_side"])
