@@ -1,13 +1,17 @@
-"""CBST's selection (Algorithm 2 and Eq. 8) against the textbook way, in the same run.
+"""CBST's selection (Algorithm 2 and Eq. 8), and IAST's (Algorithm 1), against the textbook way, in the same run.
 
-    python benchmarks/selection.py              time, peak memory and disk for 20 images of 512x1024
-    python benchmarks/selection.py --growth     memory from 10 to 1,000 images of 256x512
+    python benchmarks/selection.py                  time, peak memory and disk for 20 images of 512x1024
+    python benchmarks/selection.py --method iast    the same of IAST's selector
+    python benchmarks/selection.py --growth         memory from 10 to 1,000 images of 256x512
 
 Both sides start from a network's float16 logits (19 classes, stride 8; synthetic smooth fields) and end with a
 threshold for each class and a label map for each image. The textbook way writes each float32 softmax map to disk,
 keeps each class's confidences in a numpy array, sorts them, and reads the maps again for the labels. Ours writes
-the logits and upsamples them three times. Each side runs in a process of its own, so its peak memory is its own;
-the network and the label files, alike on both sides, are left out of time and disk.
+the logits and upsamples them three times. Of IAST, whose labels need no second pass, the textbook way makes each
+softmax map in memory and sorts each class's confidences; ours writes the logits and upsamples them once.
+
+Each side runs in a process of its own, so its peak memory is its own; the network and the label files, alike on both
+sides, are left out of time and disk.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +37,8 @@ from torch.nn.functional import interpolate
 
 import segshift
 from segshift.methods.cbst import class_thresholds
+from segshift.methods.iast import InstanceAdaptiveSelector
+from segshift.methods.iast_selector import select_all
 from segshift.parts.confidence import balanced_labels, top1
 from segshift.types import Prediction
 
@@ -50,7 +56,9 @@ def synthetic_logits(seed: int, height: int, width: int) -> torch.Tensor:
 
 
 class CachedLogits(list[Prediction]):
-    """A scan over cached logits, as `segshift.scan` keeps them."""
+    """A scan over cached logits, as `segshift.scan` keeps them, on one process."""
+
+    rank, world = 0, 1
 
     def __init__(self, files: list[Path], size: tuple[int, int]) -> None:
         super().__init__()
@@ -59,6 +67,17 @@ class CachedLogits(list[Prediction]):
     def confidences(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         for file in self.files:
             yield file.stem, *top1(torch.from_numpy(np.load(file)), self.size)
+
+    @property
+    def total(self) -> int:
+        return len(self.files)
+
+    def reordered(self, order: Sequence[int], unit: int = 1) -> CachedLogits:
+        del unit
+        return CachedLogits([self.files[i] for i in order], self.size)
+
+    def merge(self, partial: torch.Tensor) -> torch.Tensor:
+        return partial
 
 
 def ours(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
@@ -95,6 +114,40 @@ def textbook(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path
     return thresholds
 
 
+def ours_iast(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
+    for file in inputs:
+        np.save(work / file.name, np.load(file))
+    selector = InstanceAdaptiveSelector(CLASSES)
+    for image in select_all(CachedLogits([work / file.name for file in inputs], size), selector):
+        np.save(labels / f"{image.name}.npy", image.label.numpy())
+    return selector.thresholds.numpy()
+
+
+def textbook_iast(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
+    del work  # nothing is written but the labels
+    theta = np.full(CLASSES, 0.9)
+    for file in inputs:
+        logits = torch.from_numpy(np.load(file)).float()[None]
+        prob = interpolate(logits, size, mode="bilinear")[0].softmax(0).numpy()
+        label, confidence = prob.argmax(0), prob.max(0)
+        local = theta.copy()
+        for c in range(CLASSES):
+            ordered = np.sort(confidence[label == c])[::-1]
+            if len(ordered):
+                local[c] = ordered[int(PORTION * theta[c] ** 8 * len(ordered))]
+        theta = 0.9 * theta + 0.1 * local
+        np.save(labels / file.name, np.where(confidence > theta[label], label, 255).astype(np.uint8))
+    return theta
+
+
+SIDES = {
+    ("cbst", "ours"): ours,
+    ("cbst", "textbook"): textbook,
+    ("iast", "ours"): ours_iast,
+    ("iast", "textbook"): textbook_iast,
+}
+
+
 def megabytes_at_peak() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -111,7 +164,7 @@ def child(arguments: argparse.Namespace) -> None:
     labels.mkdir(exist_ok=True)
     top1(synthetic_logits(0, 64, 64), (64, 64))  # libraries load their kernels at the first use
     before, start, start_cpu = megabytes_at_peak(), time.perf_counter(), time.process_time()
-    thresholds = (ours if arguments.side == "ours" else textbook)(inputs, size, work, labels)
+    thresholds = SIDES[arguments.method, arguments.side](inputs, size, work, labels)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     report = {
         "seconds": seconds,
@@ -126,7 +179,8 @@ def child(arguments: argparse.Namespace) -> None:
 
 def measure(side: str, folder: Path, images: int, arguments: argparse.Namespace) -> dict:
     options = {"folder": folder, "images": images, "height": arguments.height, "width": arguments.width}
-    command = [sys.executable, __file__, "--side", side, "--threads", str(arguments.threads)]
+    command = [sys.executable, __file__, "--side", side, "--method", arguments.method]
+    command += ["--threads", str(arguments.threads)]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -147,7 +201,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
             runs.append(measure(side, folder, arguments.images, arguments))
     columns = ("seconds", "cpu_seconds", "memory_mb", "disk_mb")
     rows = {side: {c: statistics.median(run[c] for run in runs) for c in columns} for side, runs in sides.items()}
-    ratios = {c: rows["textbook"][c] / rows["ours"][c] for c in columns}
+    ratios = {c: rows["textbook"][c] / max(rows["ours"][c], 1e-9) for c in columns}
     print(f"{'':10}{'seconds':>12}{'CPU seconds':>12}{'memory MB':>12}{'disk MB':>12}   ({arguments.images} images)")
     for title, row in {**rows, "ratio": ratios}.items():
         print(f"{title:10}" + "".join(f"{row[c]:12.2f}" for c in columns))
@@ -174,6 +228,7 @@ def growth(folder: Path, arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--method", choices=["cbst", "iast"], default="cbst", help="whose selection")
     parser.add_argument("--growth", action="store_true", help="memory from 10 to --images images")
     parser.add_argument("--images", type=int, help="default 20; with --growth 1000")
     parser.add_argument("--height", type=int, help="default 512; with --growth 256")
@@ -202,6 +257,7 @@ def main() -> None:
             "numpy": np.__version__,
         },
         "machine": {"cores": os.cpu_count(), "threads": arguments.threads},
+        "method": arguments.method,
         "images": [arguments.images, arguments.height, arguments.width, CLASSES],
         "result": result,
     }
