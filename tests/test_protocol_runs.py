@@ -31,7 +31,8 @@ Said = pytest.CaptureFixture[str]
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """`recipes.find` gives the tiny versions, without data; a terminal on which no line is broken."""
 
-    def find(name: str, variant: str = "paper") -> Recipe:
+    def find(name: str, variant: str = "paper", warmup: str | None = None) -> Recipe:
+        assert warmup is None
         recipe = tiny(name.split("/")[1], Path(), Path())
         return Recipe(**{**vars(recipe), "data": DataConfig(short_side=48), "name": f"own/{variant}-{recipe.label}"})
 

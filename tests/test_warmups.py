@@ -212,6 +212,14 @@ def test_a_published_checkpoint_is_a_model_to_start_from(domains: Domains, tmp_p
         start(timm, tmp_path / "c", tmp_path / "5.pth")
 
 
+def test_adabn_needs_no_source_either(row: Row, source_only: Path, domains: Domains, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = f"adapt own/adabn --data.source None --warmup {source_only} --target {domains[1]} --out {out} --threads 1"
+    assert main(words.split()) == 0
+    assert set(read(out, "run.json")["data"]) == {"target", "test"}
+    assert weights(out) == weights(row("adabn"))
+
+
 # --- semi-supervised ---------------------------------------------------------------------------------------------
 
 

@@ -108,8 +108,8 @@ def _refuse_missing_source(recipe: Recipe, data: Data) -> None:
     """ConfigError, before the first step, where there is no source and the adaptation would look at one."""
     phase = recipe.adaptation
     if data.domains.source is None and phase is not None:
-        needs_prior = getattr(phase.method, "prior", None) is not None
-        if "source" in phase.method.domains or needs_prior or "source" in (phase.adabn_before, phase.adabn_after):
+        trains = "source" in phase.method.domains or getattr(phase.method, "prior", None) is not None
+        if (trains and phase.rounds) or "source" in (phase.adabn_before, phase.adabn_after):
             data.domains.labelled()
 
 
