@@ -97,6 +97,12 @@ def test_what_cannot_be_decorated_is_an_error() -> None:
         retained(recipes.find("own/iast-source-free"))
 
 
+@pytest.mark.parametrize("group", ["minicity", "gta5-cityscapes-deeplab-v2", "synthia-cityscapes-deeplab-v2"])
+def test_the_warmup_of_iast_is_the_row_of_that_name(group: str) -> None:
+    """On every pair, so that tables share its run."""
+    assert recipes.find(f"{group}/iast").alignment == recipes.find(f"{group}/adaptsegnet-ls").adaptation
+
+
 def test_losses_are_dropped_again() -> None:
     kept = recipes.find("own/iast-semi")
     assert kept.adaptation is not None and isinstance(kept.adaptation.method, IASTConfig)

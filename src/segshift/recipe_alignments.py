@@ -9,7 +9,9 @@ from typing import Any
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.parts.adversarial import AdversarialConfig, DiscriminatorConfig
+from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase
+from segshift.recipe import Recipe
 from segshift.types import MethodConfig
 
 ALIGNMENTS: dict[str, Callable[..., MethodConfig]] = {
@@ -21,28 +23,46 @@ ALIGNMENTS: dict[str, Callable[..., MethodConfig]] = {
 }
 """Row -> its method's config, from an optimiser."""
 
-
 WIDTH = 16
 """Of the discriminator beside small networks: the published one, of 64, costs five times as much as they do."""
+SYNTHIA_WEIGHT = 0.001
+"""λ_adv of IAST's release from SYNTHIA, with the least-squares loss."""
 
 
-def alignment(warmup: Phase, name: str, as_published: bool) -> Phase:
-    """Training on both domains after the source-only warm-up, on its views and batches.
+def alignment(base: Recipe, name: str, as_published: bool) -> Phase:
+    """Training on both domains after the source-only warm-up of `base`, on its views and batches.
 
     As published it is as long as the warm-up. Else as long as the rounds of self-training together, with their cares:
     a fifth of the learning rate, BatchNorm statistics from the target before and after, and none of a batch's own.
     """
-    method: Any = warmup.method
-    phase = replace(warmup, method=ALIGNMENTS[name](optimizer=method.optimizer))
+    warmup = base.warmup
+    method: Any = ALIGNMENTS[name](optimizer=optimizer_of(warmup) if as_published else slower(warmup))
+    if name == "adaptsegnet-ls" and base.data.source_layout == "synthia":
+        method = replace(method, weight=SYNTHIA_WEIGHT)
     if as_published:
-        return phase
-    aligned = ALIGNMENTS[name](optimizer=replace(method.optimizer, lr=method.optimizer.lr / 5))
-    if isinstance(aligned, AdversarialConfig):
-        aligned = replace(aligned, discriminator=DiscriminatorConfig(width=WIDTH))
-    return replace(
-        phase,
-        method=aligned,
-        steps=3 * max(1, warmup.length // 8),
-        adabn_before="target",
-        adabn_after="target",
-    )
+        return replace(warmup, method=method)
+    if isinstance(method, AdversarialConfig):
+        method = replace(method, discriminator=DiscriminatorConfig(width=WIDTH))
+    steps = ROUNDS * steps_a_round(warmup)
+    return replace(warmup, method=method, steps=steps, adabn_before="target", adabn_after="target")
+
+
+ROUNDS = 3
+"""Of self-training, in every recipe."""
+
+
+def steps_a_round(warmup: Phase) -> int:
+    """Steps of a round of self-training where no paper says it: an eighth of the warm-up's."""
+    return max(1, warmup.length // 8)
+
+
+def optimizer_of(warmup: Phase) -> Optimizer:
+    """The optimiser of a phase's method."""
+    method: Any = warmup.method
+    return method.optimizer
+
+
+def slower(warmup: Phase) -> Optimizer:
+    """Fine-tuning on labels that are partly wrong, or none: a fifth of the warm-up's learning rate."""
+    optimizer = optimizer_of(warmup)
+    return replace(optimizer, lr=optimizer.lr / 5)

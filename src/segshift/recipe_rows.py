@@ -14,7 +14,7 @@ from segshift.parts.augment import ColourAugmentation
 from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
-from segshift.recipe_alignments import ALIGNMENTS, alignment
+from segshift.recipe_alignments import ALIGNMENTS, ROUNDS, alignment, optimizer_of, slower, steps_a_round
 from segshift.recipe_names import LABELS, WARMUPS
 from segshift.scan import Views
 
@@ -31,13 +31,14 @@ def row(base: Recipe, name: str, label: str, as_published: bool) -> Recipe:
     base = replace(base, label=label)
     if name.startswith("iast"):
         return _iast(base, name, as_published)
-    return replace(base, adaptation=_adaptation(base.warmup, name, as_published))
+    return replace(base, adaptation=_adaptation(base, name, as_published))
 
 
-def _adaptation(warmup: Phase, name: str, as_published: bool) -> Phase | None:
+def _adaptation(base: Recipe, name: str, as_published: bool) -> Phase | None:
     """What follows the warm-up in a row without a second one."""
+    warmup = base.warmup
     if name in ALIGNMENTS:
-        return alignment(warmup, name, as_published)
+        return alignment(base, name, as_published)
     match name:
         case "source-only":
             return None
@@ -59,7 +60,7 @@ def _cbst(warmup: Phase, name: str, as_published: bool) -> Phase:
     if as_published:
         method = CBSTConfig(selection, prior=prior, augment=None, optimizer=optimizer_of(warmup))
         return _trained(warmup, method, as_published, mining=Mining())
-    return _with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=_slower(warmup)), mining=Mining())
+    return _with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=slower(warmup)), mining=Mining())
 
 
 # --- IAST --------------------------------------------------------------------------------------------------------
@@ -70,9 +71,9 @@ def _iast(base: Recipe, name: str, as_published: bool) -> Recipe:
     if as_published:
         # §5.1: Adam, four passes over the target a round; windows of Cityscapes as in the release.
         target = replace(base.warmup.target_view, window=(341, 1000))
-        phase = Phase(IASTConfig(), rounds=3, target_epochs=4.0, batch=6, target_view=target)
+        phase = Phase(IASTConfig(), rounds=ROUNDS, target_epochs=4.0, batch=6, target_view=target)
     else:
-        method = IASTConfig(augment=ColourAugmentation(), optimizer=_slower(base.warmup))
+        method = IASTConfig(augment=ColourAugmentation(), optimizer=slower(base.warmup))
         phase = _with_care(base.warmup, method)
     recipe = replace(base, adaptation=phase)
     if name == "iast":
@@ -103,10 +104,7 @@ def on_warmup(recipe: Recipe, name: str, as_published: bool = False) -> Recipe:
 
 
 def _aligned(recipe: Recipe, name: str, as_published: bool) -> Recipe:
-    phase = None if name == "source-only" else alignment(recipe.warmup, name, as_published)
-    if name == "adaptsegnet-ls" and phase is not None and recipe.data.source_layout == "synthia":
-        weighted: Any = phase.method
-        phase = replace(phase, method=replace(weighted, weight=0.001))  # the release's λ_adv for that pair
+    phase = None if name == "source-only" else alignment(recipe, name, as_published)
     return replace(recipe, alignment=phase, alignment_label="" if phase is None else LABELS[name])
 
 
@@ -201,18 +199,6 @@ def _with_care(warmup: Phase, method: Any, **options: Any) -> Phase:
 
 def _trained(warmup: Phase, method: Any, as_published: bool, **options: Any) -> Phase:
     """Three rounds: of two target epochs as printed (CBST, appendix A), else of an eighth of the warm-up's steps."""
-    length = {"target_epochs": 2.0} if as_published else {"steps": max(1, warmup.length // 8)}
+    length = {"target_epochs": 2.0} if as_published else {"steps": steps_a_round(warmup)}
     views = {"source_view": warmup.source_view, "target_view": warmup.target_view}
-    return Phase(method, rounds=3, clip=warmup.clip, batch=warmup.batch, **length, **views, **options)
-
-
-def optimizer_of(warmup: Phase) -> Optimizer:
-    """The optimiser of a phase's method."""
-    method: Any = warmup.method
-    return method.optimizer
-
-
-def _slower(warmup: Phase) -> Optimizer:
-    """Fine-tuning on labels that are partly wrong: a fifth of the warm-up's learning rate."""
-    optimizer = optimizer_of(warmup)
-    return replace(optimizer, lr=optimizer.lr / 5)
+    return Phase(method, rounds=ROUNDS, clip=warmup.clip, batch=warmup.batch, **length, **views, **options)

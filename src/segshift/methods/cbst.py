@@ -264,7 +264,6 @@ class CBST(SingleNetwork):
     def __init__(self, model: nn.Module, config: CBSTConfig, steps: int, seed: int) -> None:
         super().__init__(model, config.optimizer, steps, seed)
         self.config = config
-        self.num_classes = int(getattr(model, "num_classes"))  # noqa: B009
         self.thresholds: list[float] = []
 
     def begin_round(self, n: int, scan: Scan, source: Any, store: LabelStore) -> None:

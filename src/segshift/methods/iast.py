@@ -179,7 +179,6 @@ class IAST(SingleNetwork):
     def __init__(self, model: nn.Module, config: IASTConfig, steps: int, seed: int) -> None:
         super().__init__(model, config.optimizer, steps, seed)
         self.config = config
-        self.num_classes = int(getattr(model, "num_classes"))  # noqa: B009
         self.thresholds: list[float] = []
         self._retained: Method | None = None
         self._optimizers = {"model": self._optimizer}

@@ -167,9 +167,9 @@ class Adversarial(SingleNetwork, ABC):
             weights = config.auxiliary_segmentation, config.auxiliary_weight
             self._levels.append(_Level("auxiliary_discriminator", "auxiliary ", *weights))
         self._optimizers = {"model": self._optimizer}
-        classes, device = int(getattr(model, "num_classes")), next(model.parameters()).device  # noqa: B009
+        device = next(model.parameters()).device
         for number, level in enumerate(self._levels):
-            player = config.discriminator.build(classes, seed, number).to(device)
+            player = config.discriminator.build(self.num_classes, seed, number).to(device)
             setattr(self, level.player, player)
             self._optimizers[level.player] = config.discriminator.optimizer.build(player, steps)
 

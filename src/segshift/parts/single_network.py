@@ -22,6 +22,11 @@ class SingleNetwork:
         self.model, self.seed = model, seed
         self._optimizer = optimizer.build(model, steps)
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of the network."""
+        return int(getattr(self.model, "num_classes"))  # noqa: B009 (a module's attributes have no type)
+
     def players(self) -> Mapping[str, nn.Module]:
         return {"model": self.model}
 
