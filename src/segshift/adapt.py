@@ -96,12 +96,20 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "processes": recipe.settings.devices * recipe.settings.nodes,
         "data": data.record,
         "data_notes": data.notes,
-        "protocol": data.protocol,
+        "protocol": [*data.protocol, *_repainted(recipe)],
         "space": data.domains.space.to_dict(),
     }
     if isinstance(data.test, ScoredAs):
         info["scored_space"] = scored_space(data.test).to_dict()
     return info | ({} if warmup is None else labels_of(warmup, data.record))
+
+
+def _repainted(recipe: Recipe) -> list[str]:
+    """A sentence for `run.json` and the report where phases translate source images as they train."""
+    kinds = {name: phase.translation.kind for name, phase in recipe.phases() if phase.translation is not None}
+    ways = {"fourier": "low-frequency amplitudes", "lab": "colour statistics"}
+    said = "; ".join(f"{name}: {ways[kind]}" for name, kind in kinds.items())
+    return [f"Source images are translated towards drawn target images ({said})."] if said else []
 
 
 def _refuse_missing_source(recipe: Recipe, data: Data) -> None:

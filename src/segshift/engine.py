@@ -26,6 +26,7 @@ from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, U
 from segshift.data.mining import Miner
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, subset_at, unchanged
+from segshift.data.translation import Translator
 from segshift.errors import ConfigError, RunError, StoppedError, TrainingError
 from segshift.parts.processes import copy_from_first, sum_over_processes
 from segshift.phase import Phase, Settings
@@ -230,7 +231,10 @@ class Engine:
         if "source" in phase.method.domains:
             share, labelled = phase.source_share.at(at.round), data.labelled()
             indices = subset_at(self.settings.seed, Stream.SOURCE, at.round, len(labelled.names), share)
-            source = self._feed(phase, data, Stream.SOURCE, labelled.label, indices=indices)
+            translate = None
+            if phase.translation is not None:
+                translate = Translator(phase.translation, data.target, data.short_side, self.settings.seed)
+            source = self._feed(phase, data, Stream.SOURCE, labelled.label, indices=indices, translate=translate)
         if "target" in phase.method.domains:
             label, miner = target_labels(data.target, store), miner_of(phase, data.target, store)
             target = self._feed(phase, data, Stream.TARGET, label, miner=miner)

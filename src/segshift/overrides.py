@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from segshift.data.layouts import FOLDER, parse
 from segshift.data.open_data import MINICITY, DataConfig
+from segshift.data.translation import Translation
 from segshift.errors import ConfigError
 from segshift.recipe import Recipe
 from segshift.recipe_names import WARMUPS
@@ -22,13 +23,18 @@ class AdaptOptions:
     """Labelled source: LAYOUT:DIR for a public data set (such as gta5:DIR), a folder, or minicity."""
     target: str | None = None
     """Unlabelled target, likewise (such as cityscapes:DIR). A semi-supervised recipe divides the source instead."""
+    translated: str | None = None
+    """Folder of translated source images, by the names of the source's; labels are those of the source."""
+    translate: Literal["fourier", "lab"] | None = None
+    """Translate source images while training, each towards a drawn target image: fourier (FDA: low-frequency
+    amplitudes swapped) or lab (mean and spread of colours matched)."""
     out: Path | None = None
     """Folder of the run; default: runs/RECIPE."""
     warmup: str | None = None
-    """What the adaptation starts from: source-only, adaptsegnet, adaptsegnet-ls, advent or minent, trained first; or a
-    finished run, the model folder of one, or a file of weights. Default: the recipe's own."""
+    """What the adaptation starts from: source-only, adaptsegnet, adaptsegnet-ls, advent, minent or style-gap, trained
+    first; or a finished run, the model folder of one, or a file of weights. Default: the recipe's own."""
     retain: bool | None = None
-    """IAST: keep the losses of the warm-up in self-training (the paper, section 4)."""
+    """IAST, category-adaptive: keep the losses of the warm-up in self-training, or (False) leave them out."""
     oracle: Path | None = None
     """A finished oracle run, shown beside this one in the report."""
     seed: int | None = None
@@ -59,7 +65,8 @@ def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
                 f"weights = {options.weights}: {type(network).__name__} has no backbone to load them into"
             )
         network = replace(network, weights=options.weights)  # pyright: ignore[reportCallIssue]
-    return replace(recipe, data=data, settings=settings, network=network)
+    recipe = replace(recipe, data=data, settings=settings, network=network)
+    return recipe if options.translate is None else _translating(recipe, options.translate, options.warmup)
 
 
 def given_model(warmup: str | None) -> Path | None:
@@ -85,7 +92,10 @@ def _data(options: AdaptOptions, recipe: Recipe) -> DataConfig:
                 "rest of the source; leave the option out"
             )
         target, target_layout = source or "", source_layout
-    data = replace(data, source=source, source_layout=source_layout, target=target, target_layout=target_layout)
+    data = replace(
+        data, source=source, source_layout=source_layout, target=target, target_layout=target_layout,
+        translated=options.translated or data.translated,
+    )  # fmt: skip
     wanted = [] if source or source is None else [f"--source {_words(source_layout)}"]
     wanted += [] if target or semi_supervised else [f"--target {_words(target_layout)}"]
     if wanted:
@@ -95,6 +105,22 @@ def _data(options: AdaptOptions, recipe: Recipe) -> DataConfig:
     if MINICITY in (source, target) and not recipe.name.startswith("minicity/"):
         raise ConfigError(f"recipe {recipe.name} needs --source DIR and --target DIR")
     return data
+
+
+def _translating(recipe: Recipe, kind: Literal["fourier", "lab"], warmup: str | None) -> Recipe:
+    """The recipe with a translation in every phase that it trains on source images. ConfigError where there is none."""
+    only = ("adaptation",) if given_model(warmup) is not None else ("warmup", "alignment", "adaptation")
+    found: dict[str, Any] = {
+        name: replace(phase, translation=replace(phase.translation or Translation(), kind=kind))
+        for name, phase in recipe.phases()
+        if name in only and phase.rounds and "source" in phase.method.domains
+    }
+    if recipe.data.source is None or not found:
+        trained = "from the given model on, " if len(only) == 1 else ""
+        raise ConfigError(
+            f"translate = {kind}: {trained}recipe {recipe.name} trains on no source image; leave the option out"
+        )
+    return replace(recipe, **found)
 
 
 def _refuse_unread_steps(recipe: Recipe, named: Recipe) -> None:

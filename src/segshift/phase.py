@@ -8,6 +8,7 @@ from typing import Literal
 
 from segshift.data.mining import Mining
 from segshift.data.transforms import View
+from segshift.data.translation import Translation
 from segshift.errors import ConfigError
 from segshift.scan import Views
 from segshift.types import MethodConfig
@@ -56,6 +57,8 @@ class Phase:
     """Crop target images around rare classes; None: anywhere."""
     source_share: Share = field(default_factory=Share)
     """The share of the source that a round looks at."""
+    translation: Translation | None = None
+    """Translate each source image towards a drawn target image; None: source images are as they are."""
     fresh_optimizer: bool = False
     """Start each round with a new optimiser and schedule, as the release of CBST does."""
     clip: float | None = None
@@ -77,6 +80,11 @@ class Phase:
             raise ConfigError(f"clip = {self.clip}; expected a norm above 0, or None")
         if self.target_epochs is not None and not self.target_epochs > 0:
             raise ConfigError(f"target_epochs = {self.target_epochs}; expected a number above 0 (the CBST paper: 2)")
+        if self.translation is not None and "source" not in self.method.domains:
+            raise ConfigError(
+                f"translation = {self.translation.kind}: {type(self.method).__name__} looks at no source image to "
+                "translate; expected None"
+            )
         for name in ("adabn_before", "adabn_after"):
             if getattr(self, name) not in ("none", "source", "target"):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}; expected none, source or target")

@@ -75,7 +75,8 @@ def open_all(recipe: Recipe, before: Data | None = None, space: LabelSpace | Non
 def _source_of(config: DataConfig) -> tuple[Any, ...]:
     """All that decides what the source is."""
     share = None if config.labelled_share is None else (config.labelled_share, config.labelled_seed)
-    return config.source, config.source_layout, config.source_split, config.classes, config.minicity, share
+    place = config.source, config.source_layout, config.source_split, config.translated
+    return *place, config.classes, config.minicity, share
 
 
 def _source(config: DataConfig) -> LabelledDataset | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +81,14 @@ def test_the_embedded_street_and_folders(domains: tuple[Path, Path]) -> None:
         "Scored: 2 images of MiniCity's target town, split test.",
     ]
     assert said(DataConfig(str(domains[0]), str(domains[1])))[2] == "Scored: 5 images of the folder dusk, split test."
+
+
+def test_translated_source_images(domains: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(domains[0] / "train" / "images", tmp_path / "by_cyclegan" / "images")
+    config = DataConfig(str(domains[0]), str(domains[1]), translated=str(tmp_path / "by_cyclegan"))
+    plain = said(replace(config, translated=None))
+    assert said(config) == [
+        plain[0],
+        "Source images are translated ones from the folder by_cyclegan; labels are those of the source.",
+        *plain[1:],
+    ]

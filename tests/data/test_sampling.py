@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,7 @@ def test_processes_together_see_what_one_sees(t: int, batch: int, world: int, se
     for one, parts in zip(alone, zip(*shares)):
         for slot in range(batch):
             part, i = parts[slot % world], slot // world
+            assert part.geometry is not None and one.geometry is not None
             assert torch.equal(part.image[i], one.image[slot])
             assert torch.equal(part.label[i], one.label[slot])
             assert part.name[i] == one.name[slot]
@@ -126,6 +129,46 @@ def test_labels() -> None:
     nothing = no_images()
     assert len(nothing.image) == len(nothing.label) == len(nothing.name) == 0
     assert Steps(None, None, 0, 1)[0].target.name == ()
+
+
+def test_a_translation_changes_pixels_and_nothing_that_is_drawn() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def blue_to_red(image: Tensor, t: int, slot: int) -> Tensor:
+        asked.append((t, slot))
+        return image.flip(0)
+
+    plain, other = feed(), replace(feed(), translate=blue_to_red)
+    for t in range(3):
+        before, after = plain.images(t, range(1, 4)), other.images(t, range(1, 4))
+        assert torch.equal(after.image, before.image.flip(1))
+        assert not torch.equal(after.image, before.image)
+        assert torch.equal(after.label, before.label)
+        assert (after.name, after.geometry) == (before.name, before.geometry)
+    assert asked == [(t, slot) for t in range(3) for slot in range(1, 4)]
+    assert equal(replace(feed(), translate=lambda image, _, __: image).images(0, range(4)), plain.images(0, range(4)))
+
+
+def test_a_translated_image_may_have_another_size() -> None:
+    data = Noise(3, ((40, 48),))
+    whole = Feed(data, data.label, View((20, 24)), 20, 3, Stream.SOURCE, 0)
+    before, after = (
+        whole.images(1, range(3)),
+        replace(whole, translate=lambda image, _, __: image[:, ::2, ::2]).images(1, range(3)),
+    )
+    assert after.image.shape == before.image.shape == (3, 3, 20, 24)
+    assert torch.equal(after.label, before.label) and after.geometry == before.geometry
+
+
+def test_what_was_drawn_before_there_were_translations_is_drawn_still() -> None:
+    images = feed().images(3, range(4))
+    assert images.name == ("image_6", "image_4", "image_0", "image_3")
+    assert images.geometry is not None and [tuple(geometry) for geometry in images.geometry] == [
+        ((19, 23), 0, 7, (16, 16), True, 0),
+        ((28, 34), 9, 11, (16, 16), True, 1),
+        ((25, 30), 4, 2, (16, 16), False, 2),
+        ((24, 29), 5, 8, (16, 16), True, 3),
+    ]
 
 
 def test_images_of_several_sizes_need_a_crop() -> None:

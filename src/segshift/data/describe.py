@@ -28,7 +28,8 @@ def protocol(
     `source` is None for source-free adaptation; `target` is an `OracleTarget` where its labels train too.
     """
     oracle = isinstance(target, OracleTarget)
-    sentences = [*_trained_on(config, source, target, oracle), *_scored(config, test, oracle)]
+    start, adapted = _trained_on(config, source, target, oracle)
+    sentences = [start, *_translated(config), adapted, *_scored(config, test, oracle)]
     if config.classes is not None:
         space = declared_space(config) if source is None else source.space
         size = "" if space is None else f"the {len(space)} of "
@@ -68,6 +69,14 @@ def _trained_on(
         f"Source: {len(source.names)} labelled images of {_where(start, start.split)}.",
         f"Target: {len(target.names)} images of {here}, {seen}.",
     )
+
+
+def _translated(config: DataConfig) -> list[str]:
+    if config.translated is None:
+        return []
+    # The name alone, as of every folder.
+    name = Path(config.translated).name
+    return [f"Source images are translated ones from the folder {name}; labels are those of the source."]
 
 
 def _scored(config: DataConfig, test: LabelledDataset | None, oracle: bool) -> list[str]:

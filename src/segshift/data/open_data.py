@@ -11,6 +11,7 @@ from segshift.data.folder import Folder, ImageFolder, classes_file, locate, spli
 from segshift.data.layout import LayoutImages, LayoutLabelled
 from segshift.data.layouts import FOLDER, LAYOUTS, parse
 from segshift.data.minicity import MiniCity
+from segshift.data.of_model import for_model, narrowed, other_classes
 from segshift.data.protocols import (
     Renumbered,
     ScoredAs,
@@ -21,6 +22,7 @@ from segshift.data.protocols import (
     merge_of,
 )
 from segshift.data.recognise import has_labels, refuse_lookalikes
+from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError
 from segshift.taxonomy import CITYSCAPES, MERGES, LabelSpace, read_classes, subset_space
 
@@ -75,6 +77,9 @@ class DataConfig:
     (IAST paper, Table 8: 1/8, 1/4, 1/2); `target` is not looked at, the source's own test split is scored."""
     labelled_seed: int = 0
     """Which images are labelled. Those of a smaller share of the same seed are among those of a larger one."""
+    translated: str | None = None
+    """A folder of translated source images, by the names of the source's, which are trained on with the source's labels
+    (category-adaptive paper, §3.2: GTA5 by CycleGAN). None: the source's own images."""
 
     def __post_init__(self) -> None:
         if self.short_side is not None and self.short_side < 16:
@@ -89,6 +94,11 @@ class DataConfig:
         if not 0 <= self.fold < max(self.folds, 1):
             allowed = f"0 to {self.folds - 1}" if self.folds else "0 where folds is 0: set folds too"
             raise ConfigError(f"fold = {self.fold}, folds = {self.folds}; expected a fold of {allowed}")
+        if self.translated is not None and self.source is None:
+            raise ConfigError(
+                f"translated = {self.translated!r}, source = None: translated images are trained on with the labels of "
+                "a source, and there is none; leave translated out"
+            )
         self._check_share()
         self._refuse_two_protocols()
 
@@ -160,9 +170,19 @@ def place_of(config: DataConfig, domain: Domain) -> Place:
 
 
 def open_source(config: DataConfig) -> LabelledDataset:
-    """The labelled source; semi-supervised, the labelled share of it. ConfigError where the config has none."""
+    """The labelled source, or its labels on translated images; semi-supervised, the labelled share of it.
+
+    ConfigError where the config has none, or one that cannot be translated.
+    """
     place = place_of(config, "source")
     dataset = _labelled(config, place, place.split, None)
+    if config.translated is not None:
+        if not isinstance(dataset, (Folder, LayoutLabelled)):
+            raise ConfigError(
+                f"translated = {config.translated!r}, source = {config.source}: its images are drawn on demand, so no "
+                "file is a translation of one; expected a source of files, or translated left out"
+            )
+        dataset = Translated(dataset, config.translated)
     if config.labelled_share is not None:
         dataset = SomeLabelled(dataset, _share(config, dataset)[0])
     return dataset if config.classes is None else Renumbered(dataset, *subset_space(dataset.space, config.classes))
@@ -230,30 +250,8 @@ def open_for(space: LabelSpace, data: str, split: str | None, score_as: str = OW
     """
     name, path = parse(data)
     split = split or (None if name == FOLDER else LAYOUTS[name].test_split)
-    dataset = _for_model(space, data, name, path, split)
+    dataset = for_model(space, data, name, path, split)
     return dataset if score_as == OWN else ScoredAs(dataset, merge_of(space, score_as))
-
-
-def _for_model(space: LabelSpace, data: str, layout: str, path: str, split: str | None) -> LabelledDataset:
-    """Labelled images under a model's label space, the classes it does not have ignored; `data` is for messages."""
-    if layout != FOLDER:
-        dataset = LayoutLabelled(LAYOUTS[layout], path, split)
-    else:
-        root = Path(path)
-        refuse_lookalikes(root, split)
-        named = classes_file(locate(root, split))
-        own = space if named is None else read_classes(named)[0]
-        dataset = Folder(root, split, own if own.classes != space.classes else space)
-    return _narrowed(dataset, space, data)
-
-
-def _narrowed(dataset: LabelledDataset, space: LabelSpace, data: str) -> LabelledDataset:
-    """A data set whose classes are the model's, or have them as a subset by name. DataError where it is neither."""
-    if dataset.space.classes != space.classes and space.name in dataset.space.subsets:
-        dataset = Renumbered(dataset, *subset_space(dataset.space, space.name))
-    if dataset.space.classes != space.classes:
-        raise _other_classes(f"{data}: the data", dataset.space, "the model", space)
-    return dataset
 
 
 def usual_test_split(config: DataConfig) -> str | None:
@@ -281,7 +279,7 @@ def _labelled(config: DataConfig, place: Place, split: str | None, space: LabelS
     dataset = LayoutLabelled(LAYOUTS[place.layout], place.path, split)
     if space is not None and space.classes != dataset.space.classes:
         what = f"target {place.layout}:{place.path}: {dataset.layout.title}"
-        raise _other_classes(what, dataset.space, "the source", space)
+        raise other_classes(what, dataset.space, "the source", space)
     return dataset
 
 
@@ -325,8 +323,8 @@ def _require_classes_of_model(config: DataConfig, space: LabelSpace) -> None:
 def _target_of_model(config: DataConfig, place: Place, split: str | None, space: LabelSpace) -> LabelledDataset:
     """Labelled images of the target where no source says what its ids mean: the model's classes do."""
     if place.path == MINICITY:
-        return _narrowed(_minicity(config, place.domain, split), space, f"target {MINICITY}")
-    return _for_model(space, f"target {place.layout}:{place.path}", place.layout, place.path, split)
+        return narrowed(_minicity(config, place.domain, split), space, f"target {MINICITY}")
+    return for_model(space, f"target {place.layout}:{place.path}", place.layout, place.path, split)
 
 
 def _minicity(config: DataConfig, domain: Domain, split: str | None) -> MiniCity:
@@ -386,13 +384,3 @@ def _refuse_shared_images(config: DataConfig, split: str) -> None:
         raise DataError(
             f"test_split {split!r} and {role} {place.split!r} share {len(shared)} images, such as {shared[0]}: {cure}"
         )
-
-
-def _other_classes(what: str, found: LabelSpace, whose: str, expected: LabelSpace) -> DataError:
-    same = [name for name, layout in LAYOUTS.items() if layout.space.classes == expected.classes]
-    offer = f"; data sets with these classes: {', '.join(same)}" if same else ""
-    return DataError(
-        f"{what} has {len(found)} classes ({found.name}: {', '.join(found.classes[:3])}, ...), {whose} has "
-        f"{len(expected)} ({expected.name}: {', '.join(expected.classes[:3])}, ...); expected the same classes in the "
-        f"same order{offer}"
-    )

@@ -58,6 +58,8 @@ def subset_at(seed: int, stream: Stream, key: int, count: int, share: float) -> 
 
 LabelOf = Callable[[int], Tensor]
 """The label of the image at an index, uint8 (h, w): truth, or a pseudo-label."""
+Translate = Callable[[Tensor, int, int], Tensor]
+"""An image, uint8 (3, h, w), the step and the slot -> the same scene in another style, at any size of that aspect."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Feed:
     """Where crops are put; None: anywhere."""
     indices: tuple[int, ...] | None = None
     """The images drawn from; None: all."""
+    translate: Translate | None = None
+    """Changes the style of whole images before they are cut; None: they are as they are."""
 
     def images(self, t: int, slots: range) -> Images:
         """The images of step t in the given places of the global batch."""
@@ -99,6 +103,8 @@ class Feed:
             # Drawn apart: scale and flip are the same with and without mining.
             centre = self.miner.place(index, generator(self.seed, self.stream, 4, t, slot))
         geometry = draw_geometry((image.shape[1], image.shape[2]), self.view, self.short_side, rng, slot, centre)
+        if self.translate is not None:
+            image = self.translate(image, t, slot)
         if self.label is None:
             label = torch.full(geometry.size, IGNORE, dtype=torch.long)
         else:

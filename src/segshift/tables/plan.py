@@ -14,6 +14,7 @@ from segshift.data.open_data import MINICITY, DataConfig, open_source, open_targ
 from segshift.errors import ConfigError
 from segshift.options import TableOptions
 from segshift.overrides import AdaptOptions, apply
+from segshift.phase import Phase
 from segshift.recipe import Recipe
 from segshift.recipe_rows import PAPER_SCALES, RELEASED_SCALES
 from segshift.tables.declare import NETWORKS, Case, Row, Table
@@ -22,7 +23,8 @@ from segshift.tables.results import Key, identity, views_text
 SOURCE_FIELDS = (
     "source_layout", "source_split", "short_side", "classes", "minicity", "labelled_share", "labelled_seed",
 )  # fmt: skip
-"""What of the data's options a warm-up depends on; paths aside, as in every identity."""
+"""What of the data's options a warm-up depends on; paths aside, as in every identity. Whether the source's images are
+translated ones is in their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,11 @@ def _job(
         bare = replace(row, recipe="source-only", warmup="", change=None)
         sourced = _on(_recipe(table, bare, group, options, seed), case).data
     data = records.of(sourced)
-    warmup = _warmup(_on(replace(recipe, data=sourced), first), group, options.out, data["source"])
+    if _sees_target(recipe.warmup):
+        seen = {"source": data["source"], "target": data["target"]}
+        warmup = _warmup(replace(recipe, data=sourced), group, options.out, seen)
+    else:
+        warmup = _warmup(_on(replace(recipe, data=sourced), first), group, options.out, data["source"])
     place = options.out / "runs" / group / f"seed-{seed}"
     place = place if case is None else place / case.city / f"fold-{case.fold}"
     if single.alignment is not None:
@@ -152,6 +158,7 @@ def _recipe(table: Table, row: Row, group: str, options: TableOptions, seed: int
             recipe=replace(recipe, label=label.removesuffix("+MST")),
             source=None if data.source is None else options.source,
             target=None if data.labelled_share is not None else options.target,
+            translated=None if data.source is None else options.translated,
             seed=seed,
             threads=options.threads,
             weights=weights.get(row.network, weights.get("")),
@@ -196,8 +203,16 @@ def _folder(place: Path, name: str, recipe: Recipe, data: Mapping[str, Any]) -> 
     return place / f"{name.replace('/', '_')}-{_digest(identity(recipe), data)}"
 
 
-def _warmup(recipe: Recipe, group: str, out: Path, source: Mapping[str, Any]) -> Training:
-    """The warm-up that rows share: across tables and targets too, where source, network and schedule are the same."""
+def _sees_target(warmup: Phase) -> bool:
+    """Whether target images change the warm-up: it is another one for each target, then, and for each fold."""
+    return warmup.translation is not None or "target" in (warmup.adabn_before, warmup.adabn_after)
+
+
+def _warmup(recipe: Recipe, group: str, out: Path, images: Mapping[str, Any]) -> Training:
+    """The warm-up that rows share: across tables and targets too, where source, network and schedule are the same.
+
+    `images`: number and fingerprint of those it looks at.
+    """
     settings = replace(recipe.settings, evaluate_rounds=False)
     recipe = replace(
         recipe, name=f"{group}/source-only", label="source-only", alignment=None, alignment_label="", adaptation=None,
@@ -205,12 +220,9 @@ def _warmup(recipe: Recipe, group: str, out: Path, source: Mapping[str, Any]) ->
     )  # fmt: skip
     words: dict[str, Any] = {name: getattr(recipe.data, name) for name in SOURCE_FIELDS}
     blind = replace(recipe, data=DataConfig(**words))
-    # Statistics of target images would make it another warm-up for each target.
-    seen = identity(recipe if recipe.warmup.adabn_before == "target" else blind)
-    folder = (
-        out / "runs" / "warmups" / f"seed-{settings.seed}" / f"{type(recipe.network).__name__}-{_digest(seen, source)}"
-    )
-    return Training(recipe, folder)
+    seen = identity(recipe if _sees_target(recipe.warmup) else blind)
+    name = f"{type(recipe.network).__name__}-{_digest(seen, images)}"
+    return Training(recipe, out / "runs" / "warmups" / f"seed-{settings.seed}" / name)
 
 
 def _digest(seen: str, data: Mapping[str, Any]) -> str:
@@ -227,7 +239,7 @@ class _Records:
 
     def of(self, config: DataConfig) -> dict[str, Any]:
         if config not in self._found:
-            names = ("source", *SOURCE_FIELDS)
+            names = ("source", "translated", *SOURCE_FIELDS)
             key = tuple(getattr(config, name) for name in names)
             if key not in self._sources:
                 self._sources[key] = open_source(config)

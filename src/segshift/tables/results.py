@@ -21,7 +21,7 @@ from segshift.scan import Views
 
 VERSION = 2
 """Of `identity`. To be raised where the same recipe begins to give other figures, such as by another default."""
-_PATHS = ("source", "target")
+_PATHS = ("source", "target", "translated")
 _REQUIRED = ("group", "row", "seed", "recipe", "scores")
 
 
