@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from segshift.errors import ConfigError
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
+from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.cbst import CBSTConfig, class_thresholds, global_threshold, pseudo_labels
 from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.methods.source_only import SourceOnlyConfig
+from segshift.methods.style_gap import StyleGapConfig
 from segshift.models.small import SmallNet
 from segshift.parts.adversarial import DiscriminatorConfig
 from segshift.parts.augment import ColourAugmentation
@@ -39,11 +41,21 @@ CONFIGS: dict[str, MethodConfig] = {
     "adaptsegnet-ls": AdaptSegNetConfig(OPTIMIZER, JUDGE, "least_squares", weight=0.05),
     "advent": AdvEntConfig(OPTIMIZER, JUDGE),
     "minent": MinEntConfig(OPTIMIZER),
+    "style-gap": StyleGapConfig(OPTIMIZER, JUDGE),
+    "style-gap, the target moved": StyleGapConfig(OPTIMIZER, JUDGE, moved="target"),
+    "style-gap, mean & std": StyleGapConfig(OPTIMIZER, JUDGE, style="mean_std"),
+    "category-adaptive": CategoryAdaptiveConfig(optimizer=OPTIMIZER),
+    "category-adaptive, phase 1 kept": CategoryAdaptiveConfig(
+        optimizer=OPTIMIZER, retain=StyleGapConfig(OPTIMIZER, JUDGE)
+    ),
     "iast": IASTConfig(optimizer=OPTIMIZER),
     "iast, without regularisation": IASTConfig(ignored_weight=0, confident_weight=0, optimizer=OPTIMIZER),
     "iast, the warm-up kept": IASTConfig(optimizer=OPTIMIZER, retain=AdaptSegNetConfig(OPTIMIZER, JUDGE)),
 }
-WITHOUT_LABELS = {"generator", "discriminator source", "discriminator target", "entropy", "ignored"}
+WITHOUT_LABELS = {
+    "generator", "discriminator source", "discriminator target", "entropy", "ignored",
+    "style", "style discriminator source", "style discriminator target",
+}  # fmt: skip
 """Losses over whole images, or over what has no label: they are not empty where no pixel is labelled."""
 every = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 

@@ -1,7 +1,8 @@
-"""Groups, kinds and the poly schedule."""
+"""Groups, kinds and the schedules: poly, exponential decay."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -37,7 +38,8 @@ def test_kinds(kind: str, expected: type) -> None:
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_beta2(kind: Any) -> None:
     """torch's own by default: recipes written before there was the option are as they were."""
-    for options, expected in (({}, 0.999), ({"beta2": 0.99}, 0.99), ({"beta2": 0.0}, 0.0)):
+    cases: list[tuple[dict[str, Any], float]] = [({}, 0.999), ({"beta2": 0.99}, 0.99), ({"beta2": 0.0}, 0.0)]
+    for options, expected in cases:
         entry = Optimizer(kind, **options).build(nn.Linear(2, 1), 10)
         assert entry.optimizer.param_groups[0]["betas"] == (0.9, expected)
 
@@ -55,9 +57,22 @@ def test_poly_schedule(power: float) -> None:
     assert rates == pytest.approx([0.5 * (1 - t / 8) ** power for t in range(8)])
 
 
-def test_a_schedule_comes_back_exactly() -> None:
-    entry = Optimizer(lr=0.5).build(nn.Linear(2, 1), 50)
-    again = Optimizer(lr=0.5).build(nn.Linear(2, 1), 50)
+@pytest.mark.parametrize("decay", [(0.1, 5), (0.5, 1), (1.0, 3)])
+def test_exponential_decay(decay: tuple[float, int]) -> None:
+    """Whatever the training's length, and with the head's rate in proportion; beyond that length too."""
+    entry = Optimizer("adam", lr=0.5, power=0.0, decay=decay).build(SmallNet(width=4).build(3), 3)
+    rate, period = decay
+    for t in range(12):
+        factor = rate ** (t / period)
+        assert entry.schedule.get_last_lr() == pytest.approx([0.5 * factor, 5 * factor])
+        entry.optimizer.step()
+        entry.schedule.step()
+
+
+@pytest.mark.parametrize("decay", [None, (0.1, 20)])
+def test_a_schedule_comes_back_exactly(decay: tuple[float, int] | None) -> None:
+    entry = Optimizer(lr=0.5, decay=decay).build(nn.Linear(2, 1), 50)
+    again = Optimizer(lr=0.5, decay=decay).build(nn.Linear(2, 1), 50)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a schedule stepped without its optimiser
         for _ in range(20):
@@ -82,9 +97,13 @@ def test_a_schedule_comes_back_exactly() -> None:
         {"beta2": float("nan")},
         {"weight_decay": -1e-4},
         {"power": -1.0},
+        {"decay": (0.0, 10)},
+        {"decay": (1.1, 10)},
+        {"decay": (float("nan"), 10)},
+        {"decay": (0.1, 0)},
     ],
 )
 def test_wrong_values_are_errors(options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(ConfigError, match=f"{name} = {options[name]!r}.*expected"):
+    with pytest.raises(ConfigError, match=re.escape(f"{name} = {options[name]!r}") + ".*expected"):
         Optimizer(**options)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ times as large, and a probe on real images collapsed (docs/methods.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -32,24 +32,13 @@ from segshift.methods.iast_selector import (
     labels_above,
     select_all,
 )
-from segshift.models.segmenter import upsample
-from segshift.parts.augment import ColourAugmentation, augment_images
-from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
+from segshift.parts.augment import ColourAugmentation
+from segshift.parts.batch_norm import Policy
 from segshift.parts.confidence import confidences
 from segshift.parts.losses import cross_entropy, region_mean
 from segshift.parts.optimizers import Optimizer
-from segshift.parts.single_network import SingleNetwork
-from segshift.types import (
-    IGNORE,
-    Batch,
-    Domain,
-    LabelStore,
-    Losses,
-    Method,
-    MethodConfig,
-    OptimizerAndSchedule,
-    Scan,
-)
+from segshift.parts.self_training import SelfTraining, SelfTrainingConfig, check_choice, check_self_training
+from segshift.types import IGNORE, Images, LabelStore, Losses, MethodConfig, Scan
 
 Normalisation = Literal["paper", "released"]
 """paper: mean over the region's pixels. released: that over the number of classes."""
@@ -90,7 +79,7 @@ def _adam() -> Optimizer:
 
 
 @dataclass(frozen=True)
-class IASTConfig(MethodConfig):
+class IASTConfig(SelfTrainingConfig):
     """Self-training on the target alone: which pixels become labels, and what is asked of the others."""
 
     selector: Literal["instance_adaptive", "constant", "class_balanced"] = "instance_adaptive"
@@ -129,10 +118,10 @@ class IASTConfig(MethodConfig):
     """A warm-up whose losses are kept beside IAST's (§4). Its own optimiser of the network is not used."""
 
     def __post_init__(self) -> None:
-        check_policy(self.batch_norm)
-        _one_of("selector", self.selector, ("instance_adaptive", "constant", "class_balanced"))
-        _one_of("order", self.order, ("name", "random"))
-        _one_of("normalisation", self.normalisation, get_args(Normalisation))
+        check_self_training(self, CBSTConfig)
+        check_choice("selector", self.selector, ("instance_adaptive", "constant", "class_balanced"))
+        check_choice("order", self.order, ("name", "random"))
+        check_choice("normalisation", self.normalisation, get_args(Normalisation))
         if not self.alpha or not self.lr_factors or not all(0 < f < float("inf") for f in self.lr_factors):
             raise ConfigError(
                 f"alpha = {self.alpha}, lr_factors = {self.lr_factors}; expected at least one number each (of round 1, "
@@ -150,49 +139,20 @@ class IASTConfig(MethodConfig):
         for name in ("ignored_weight", "confident_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a number of at least 0")
-        if self.retain is not None and (self.retain.needs_oracle or isinstance(self.retain, (IASTConfig, CBSTConfig))):
-            raise ConfigError(
-                f"retain = {type(self.retain).__name__}; expected a warm-up, which has no labels of the target, true "
-                "or pseudo: source-only, AdaptSegNet, AdvEnt or MinEnt"
-            )
-
-    @property
-    def domains(self) -> tuple[Domain, ...]:
-        """The target alone, unless a warm-up that sees the source is kept."""
-        return ("target",) if self.retain is None else ("source", "target")
 
     def build(self, model: nn.Module, steps: int, seed: int) -> IAST:
         return IAST(model, self, steps, seed)
 
 
-def _one_of(name: str, value: str, expected: Sequence[str]) -> None:
-    if value not in expected:
-        raise ConfigError(f"{name} = {value!r}; expected one of {', '.join(expected)}")
-
-
-class IAST(SingleNetwork):
+class IAST(SelfTraining):
     """Alternates (b) pseudo-labels by the selector and (c) training on the target, Eq. 3; the warm-up (a) came before.
 
-    With `retain`, that warm-up's players beside the network (discriminators) are this method's too, by their names.
+    With `retain`, that warm-up's steps follow each of (c).
     """
 
     def __init__(self, model: nn.Module, config: IASTConfig, steps: int, seed: int) -> None:
-        super().__init__(model, config.optimizer, steps, seed)
+        super().__init__(model, config, steps, seed)
         self.config = config
-        self.thresholds: list[float] = []
-        self._retained: Method | None = None
-        self._optimizers = {"model": self._optimizer}
-        if config.retain is not None:
-            self._retained = config.retain.build(model, steps, seed)
-            self._optimizers = {**self._retained.optimizers(), **self._optimizers}
-            for name, player in self._retained.players().items():
-                setattr(self, name, player)
-
-    def players(self) -> Mapping[str, nn.Module]:
-        return {name: getattr(self, name) for name in self._optimizers}
-
-    def optimizers(self) -> Mapping[str, OptimizerAndSchedule]:
-        return self._optimizers
 
     # --- (b) pseudo-labels -------------------------------------------------------------------------------------------
 
@@ -233,41 +193,15 @@ class IAST(SingleNetwork):
 
     # --- (c) training ------------------------------------------------------------------------------------------------
 
-    def step(self, batch: Batch, t: int) -> Iterator[Losses]:
-        """Eq. 3: cross-entropy with the pseudo-labels, and the regularisers; then the steps of the warm-up kept."""
-        yield self._losses(batch, t)
-        if self._retained is not None:
-            for name, player in self.players().items():
-                setattr(self._retained, name, player)  # as the engine has wrapped it
-            yield from self._retained.step(batch, t)
-
-    def _losses(self, batch: Batch, t: int) -> Losses:
-        config, images = self.config, batch.target
-        set_batch_norm(self.model, config.batch_norm, "target")
-        logits = self.model(augment_images(images, t, self.seed, config.augment)).logits
-        height, width = images.label.shape[1:]
-        full, label = upsample(logits, (height, width), bool(self.model.align_corners)), images.label
-        losses = {"target": cross_entropy(full, label)}
+    def target_losses(self, images: Images, t: int) -> Losses:
+        """Eq. 3: cross-entropy with the pseudo-labels, and the regularisers."""
+        config, label, logits = self.config, images.label, self.target_logits(images, t)
+        losses = {"target": cross_entropy(logits, label)}
         if config.ignored_weight > 0:
-            losses["ignored"] = config.ignored_weight * ignored_region_entropy(full, label, config.normalisation)
+            losses["ignored"] = config.ignored_weight * ignored_region_entropy(logits, label, config.normalisation)
         if config.confident_weight > 0:
-            losses["confident"] = config.confident_weight * confident_region_kld(full, label, config.normalisation)
+            losses["confident"] = config.confident_weight * confident_region_kld(logits, label, config.normalisation)
         return losses
-
-    def end_step(self, t: int) -> None:
-        if self._retained is not None:
-            self._retained.end_step(t)
-
-    # --- state -------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        retained = {} if self._retained is None else self._retained.state_dict()
-        return {"thresholds": self.thresholds, "retained": retained}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.thresholds = list(state["thresholds"])
-        if self._retained is not None:
-            self._retained.load_state_dict(state["retained"])
 
 
 def _of_round(values: Sequence[Value], n: int) -> Value:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,19 +24,20 @@ from torch.nn import functional
 
 from segshift.data.sampling import Stream, generator
 from segshift.errors import ConfigError
-from segshift.models.discriminators import Discriminator
+from segshift.models.discriminators import Discriminator, Stride, check_stride
 from segshift.models.segmenter import upsample
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
 from segshift.parts.losses import cross_entropy, share_of_mean
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
-from segshift.types import Batch, Domain, Images, Losses, MethodConfig, OptimizerAndSchedule
+from segshift.types import Batch, Domain, Images, Losses, MethodConfig, OptimizerAndSchedule, Output
 
 GANLoss = Literal["vanilla", "least_squares"]
 """How far a score is from a domain's label: cross-entropy with logits, or the squared difference (LSGAN)."""
 
 SOURCE, TARGET = 0.0, 1.0
 """The domains' labels."""
+LABELS: Mapping[Domain, float] = {"source": SOURCE, "target": TARGET}
 
 
 def generator_loss(target: Float[Tensor, "..."], kind: GANLoss) -> Float[Tensor, ""]:
@@ -85,6 +87,17 @@ def at_least_float32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+@contextmanager
+def drawn_weights(seed: int, number: int) -> Iterator[None]:
+    """What layers made inside draw is a function of (seed, number); torch's global generator is as before afterwards.
+
+    Each discriminator of a method has a number of its own, 0 and 1 those of the output space.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(generator(seed, Stream.ENGINE, 6, number).integers(2**63)))
+        yield
+
+
 def _as_published() -> Optimizer:
     return Optimizer("adam", lr=1e-4, head_multiplier=1.0, momentum=0.9, beta2=0.99, weight_decay=0.0, power=0.9)
 
@@ -96,16 +109,18 @@ class DiscriminatorConfig:
     width: int = 64
     """Channels of its first layer; the fourth has eight times as many."""
     optimizer: Optimizer = field(default_factory=_as_published)
+    stride: Stride = 32
+    """Image pixels per score: 32, or 16 as the category-adaptive paper prints it."""
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ConfigError(f"discriminator: width = {self.width}; expected at least 1 (the paper: 64)")
+        check_stride(self.stride)
 
     def build(self, in_channels: int, seed: int, number: int) -> Discriminator:
         """The `number`-th discriminator of a method. Its weights are a function of (seed, number)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(generator(seed, Stream.ENGINE, 6, number).integers(2**63)))
-            return Discriminator(in_channels, self.width)
+        with drawn_weights(seed, number):
+            return Discriminator(in_channels, self.width, self.stride)
 
 
 @dataclass(frozen=True)
@@ -191,36 +206,24 @@ class Adversarial(SingleNetwork, ABC):
         """
         del t  # nothing is drawn
         source, target = batch.source, batch.target
-        scores = self._scores(source, "source")
-        yield {
-            f"{level.prefix}source": level.segmentation * cross_entropy(self._full(values, source), source.label)
-            for level, values in zip(self._levels, scores)
-        }
+        scores = self._scores(self._output(source, "source"))
+        yield self._segmentation(scores, source)
         seen = [values.detach() for values in scores]
-        maps = [self._maps(values, target) for values in self._scores(target, "target")]
-        yield {
-            f"{level.prefix}generator": level.adversarial
-            * generator_loss(_scores_by_constant(getattr(self, level.player), shown), self.config.loss)
-            for level, shown in zip(self._levels, maps)
-        }
+        maps = self._maps(self._scores(self._output(target, "target")), target)
+        yield self._passing(maps)
         maps = [shown.detach() for shown in maps]
-        yield self._told_apart([self._maps(values, source) for values in seen], SOURCE, "source")
-        yield self._told_apart(maps, TARGET, "target")
+        yield self._told_apart(self._maps(seen, source), "source")
+        yield self._told_apart(maps, "target")
 
-    def _told_apart(self, maps: Sequence[Tensor], label: float, domain: Domain) -> Losses:
-        """One domain's half of `discriminator_loss`, on every level."""
-        return {
-            f"{level.prefix}discriminator {domain}": domain_loss(
-                getattr(self, level.player)(shown), label, self.config.loss
-            )
-            / 2
-            for level, shown in zip(self._levels, maps)
-        }
+    # --- what a step is made of: a forward, and the terms of the loss -------------------------------------------------
 
-    def _scores(self, images: Images, domain: Domain) -> list[Tensor]:
-        """The class scores of each level, at their own stride. ConfigError where the network has too few."""
+    def _output(self, images: Images, domain: Domain) -> Output:
+        """The network on images of a domain, under the BatchNorm policy."""
         set_batch_norm(self.model, self.config.batch_norm, domain)
-        output = self.model(images.image)
+        return self.model(images.image)
+
+    def _scores(self, output: Output) -> list[Tensor]:
+        """The class scores of each level, at their own stride. ConfigError where the network has too few."""
         if not self.config.multi_level:
             return [output.logits]
         if output.auxiliary is None:
@@ -230,20 +233,45 @@ class Adversarial(SingleNetwork, ABC):
             )
         return [output.logits, output.auxiliary]
 
+    def _segmentation(self, scores: Sequence[Tensor], source: Images) -> Losses:
+        """λ_seg L_seg of every level: cross-entropy with the source's labels."""
+        return {
+            f"{level.prefix}source": level.segmentation * cross_entropy(self._full(values, source), source.label)
+            for level, values in zip(self._levels, scores)
+        }
+
+    def _passing(self, maps: Sequence[Tensor]) -> Losses:
+        """λ_adv L_adv of every level: the target's maps against discriminators that are constants."""
+        return {
+            f"{level.prefix}generator": level.adversarial
+            * generator_loss(scores_by_constant(getattr(self, level.player), shown), self.config.loss)
+            for level, shown in zip(self._levels, maps)
+        }
+
+    def _told_apart(self, maps: Sequence[Tensor], domain: Domain) -> Losses:
+        """One domain's half of `discriminator_loss`, on every level."""
+        return {
+            f"{level.prefix}discriminator {domain}": domain_loss(
+                getattr(self, level.player)(shown), LABELS[domain], self.config.loss
+            )
+            / 2
+            for level, shown in zip(self._levels, maps)
+        }
+
     def _full(self, scores: Tensor, images: Images) -> Tensor:
         """Class scores at the images' size."""
         height, width = images.image.shape[2:]
         return upsample(scores, (height, width), bool(self.model.align_corners))
 
-    def _maps(self, scores: Tensor, images: Images) -> Tensor:
-        """What a discriminator is shown of class scores, at the images' size."""
-        return self.shown(at_least_float32(self._full(scores, images)).softmax(1))
+    def _maps(self, scores: Sequence[Tensor], images: Images) -> list[Tensor]:
+        """What the discriminators are shown of the class scores of each level, at the images' size."""
+        return [self.shown(at_least_float32(self._full(values, images)).softmax(1)) for values in scores]
 
 
-def _scores_by_constant(discriminator: Any, maps: Tensor) -> Tensor:
-    """A discriminator's scores, its weights taken as constants: the gradient ends in the maps.
+def scores_by_constant(discriminator: Any, shown: Tensor) -> Tensor:
+    """A discriminator's scores, its weights taken as constants: the gradient ends in what it is shown.
 
     The module without its wrapper: in a distributed one, a forward announces a backward pass that reaches its weights.
     """
     module = getattr(discriminator, "module", discriminator)
-    return functional_call(module, {name: weight.detach() for name, weight in module.named_parameters()}, (maps,))
+    return functional_call(module, {name: weight.detach() for name, weight in module.named_parameters()}, (shown,))

@@ -1,4 +1,4 @@
-"""The optimiser settings that papers state: kind, learning rate, head multiplier, decay, poly schedule."""
+"""The optimiser settings that papers state: kind, learning rate, head multiplier, weight decay, schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn, optim
-from torch.optim.lr_scheduler import PolynomialLR
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, PolynomialLR
 
 from segshift.errors import ConfigError
 from segshift.types import OptimizerAndSchedule
@@ -26,6 +26,9 @@ class Optimizer:
     """Exponent of the poly schedule lr (1 - t / T)^power."""
     beta2: float = 0.999
     """Decay of Adam's mean of squared gradients; `momentum` is that of the gradients. SGD has none."""
+    decay: tuple[float, int] | None = None
+    """(rate, steps): lr rate^(t / steps) instead of the poly schedule, and `power` is not looked at: the exponential
+    decay of TensorFlow, with its words (decay_rate, decay_steps)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("sgd", "adam", "adamw"):
@@ -36,6 +39,8 @@ class Optimizer:
         for name in ("momentum", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected 0 <= {name} < 1")
+        if self.decay is not None and not (0 < self.decay[0] <= 1 and self.decay[1] >= 1):
+            raise ConfigError(f"decay = {self.decay}; expected (rate, steps): 0 < rate <= 1, and at least 1 step")
         if self.weight_decay < 0 or self.power < 0:
             raise ConfigError(f"weight_decay = {self.weight_decay}, power = {self.power}; expected numbers >= 0")
 
@@ -52,4 +57,11 @@ class Optimizer:
         else:
             adam = optim.AdamW if self.kind == "adamw" else optim.Adam
             optimizer = adam(groups, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay)
-        return OptimizerAndSchedule(optimizer, PolynomialLR(optimizer, total_iters=steps, power=self.power))
+        return OptimizerAndSchedule(optimizer, self._schedule(optimizer, steps))
+
+    def _schedule(self, optimizer: optim.Optimizer, steps: int) -> LRScheduler:
+        """Both kinds multiply the rate at hand, so that a method may change it in between."""
+        if self.decay is None:
+            return PolynomialLR(optimizer, total_iters=steps, power=self.power)
+        rate, period = self.decay
+        return ExponentialLR(optimizer, gamma=rate ** (1 / period))
