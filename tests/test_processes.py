@@ -76,6 +76,18 @@ def instance_adaptive(domains: tuple[Path, Path], devices: int) -> Recipe:
     return replace(recipe, adaptation=replace(phase, method=method, adabn_before="none", adabn_after="none", batch=4))
 
 
+def category_adaptive(domains: tuple[Path, Path], devices: int) -> Recipe:
+    """Category-adaptive thresholds that keep about half of the pixels; the style gap's four players beside them."""
+    recipe = tiny("category-adaptive", *domains, devices=devices)
+    phase: Any = recipe.adaptation
+    return replace(
+        recipe,
+        adaptation=replace(
+            phase, method=replace(phase.method, delta=0.0), adabn_before="none", adabn_after="none", batch=4
+        ),
+    )
+
+
 def released(domains: tuple[Path, Path], devices: int) -> Recipe:
     """One round of IAST as released: thresholds that move by pairs of images, in a drawn order."""
     recipe = tiny("iast-source-free", *domains, devices=devices)
@@ -96,6 +108,7 @@ def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     recipes = {"cbst": careful(domains, 2), "naive": tiny("cbst-naive", *domains, devices=2)}
     recipes["adaptsegnet"] = aligned(domains, 2)
     recipes |= {"iast": instance_adaptive(domains, 2), "iast-released": released(domains, 2)}
+    recipes["category-adaptive"] = category_adaptive(domains, 2)
     recipes["auxiliary"] = auxiliary(domains)
     job = {
         "model": str(source_only),
@@ -120,6 +133,7 @@ def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     start(careful(domains, 1), alone / "cbst", source_only)
     start(aligned(domains, 1), alone / "adaptsegnet", source_only)
     start(instance_adaptive(domains, 1), alone / "iast", source_only)
+    start(category_adaptive(domains, 1), alone / "category-adaptive", source_only)
     start(released(domains, 1), alone / "iast-released", source_only)
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     return Pair(found, measured(source_only, domains[1], alone, 0, 1), folder, alone)
@@ -178,6 +192,23 @@ def test_thresholds_that_move_from_image_to_image_are_the_same_to_the_bit(pair: 
     assert len(set(statistics["thresholds"]["theta"])) > 2
 
 
+def test_centroids_are_the_same_to_the_bit(pair: Pair) -> None:
+    """Labels, counts and entropies of the centroids, whose sums are of floats."""
+    first = [
+        {file: content for file, content in rounds(run / "category-adaptive").items() if file.startswith("round-1")}
+        for run in (pair.folder, pair.alone)
+    ]
+    assert first[0] == first[1]
+    statistics = json.loads((pair.folder / "category-adaptive" / "round-1" / "statistics.json").read_text())
+    assert len(set(statistics["thresholds"]["theta"])) > 2
+    assert 0 < statistics["coverage"] < 1
+    logs = [RunLog(run / "category-adaptive" / "log.jsonl").read() for run in (pair.folder, pair.alone)]
+    for ours, theirs in zip(*logs, strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=2e-5)
+        assert 0 < ours["losses"]["style"] < 10
+        assert 0 < ours["losses"]["style discriminator source"] < 10
+
+
 def test_target_only_training_with_a_warm_up_kept_agrees(pair: Pair) -> None:
     two, one = pair.folder / "iast", pair.alone / "iast"
     logs = [RunLog(run / "log.jsonl").read() for run in (two, one)]
@@ -191,7 +222,9 @@ def test_target_only_training_with_a_warm_up_kept_agrees(pair: Pair) -> None:
         torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cbst", "naive", "adaptsegnet", "iast", "iast-released", "auxiliary", "resumed"])
+@pytest.mark.parametrize(
+    "name", ["cbst", "naive", "adaptsegnet", "iast", "iast-released", "category-adaptive", "auxiliary", "resumed"]
+)
 def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
     first, second = (load_file(f"{pair.folder / name}-rank-{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()

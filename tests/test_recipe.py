@@ -91,7 +91,7 @@ def test_what_cannot_be_decorated_is_an_error() -> None:
         recipes.find("own/source-only", warmup="advent")
     with pytest.raises(ConfigError, match="own/iast-source-free has no source to train it on; expected a model"):
         recipes.find("own/iast-source-free", warmup="advent")
-    with pytest.raises(ConfigError, match="own/cbst has no IAST"):
+    with pytest.raises(ConfigError, match="own/cbst has no self-training that could keep"):
         retained(recipes.find("own/cbst"))
     with pytest.raises(ConfigError, match="own/iast-source-free has no source, which those losses are over"):
         retained(recipes.find("own/iast-source-free"))
@@ -109,7 +109,7 @@ def test_losses_are_dropped_again() -> None:
     assert kept.adaptation.method.retain is not None
     alone = unretained(kept).adaptation
     assert alone is not None and alone.method.domains == ("target",)
-    with pytest.raises(ConfigError, match="own/cbst has no IAST"):
+    with pytest.raises(ConfigError, match="own/cbst has no self-training that could keep"):
         unretained(recipes.find("own/cbst"))
 
 

@@ -14,17 +14,20 @@ from segshift.data.open_data import DataConfig
 from segshift.errors import ConfigError
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
+from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.cbst import CBSTConfig
 from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.methods.source_only import SourceOnlyConfig
+from segshift.methods.style_gap import StyleGapConfig
 from segshift.models.network import Network, register
 from segshift.phase import Phase, Settings
 from segshift.scan import Views
 from segshift.types import MethodConfig
 
 METHODS: tuple[type[MethodConfig], ...] = (
-    SourceOnlyConfig, AdaptSegNetConfig, AdvEntConfig, MinEntConfig, CBSTConfig, IASTConfig, OracleConfig,
+    SourceOnlyConfig, AdaptSegNetConfig, AdvEntConfig, MinEntConfig, StyleGapConfig, CBSTConfig, CategoryAdaptiveConfig,
+    IASTConfig, OracleConfig,
 )  # fmt: skip
 """The methods a saved recipe may name."""
 

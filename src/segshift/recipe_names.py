@@ -30,12 +30,14 @@ ROWS = {
     "adaptsegnet-ls": "the same with a least-squares loss: the warm-up of the IAST paper (Eq. 2)",
     "advent": "adversarial training on entropy maps (AdvEnt, Vu et al. 2019)",
     "minent": "entropy of target predictions minimised (MinEnt, Vu et al. 2019)",
+    "style-gap": "adversarial training on softmax maps and on channel means (category-adaptive paper, Eq. 5)",
+    "category-adaptive": "entropy thresholds a class, self-training over style-gap, its losses kept (Eq. 1-3, 6)",
     "iast": "instance-adaptive self-training over a warm-up (IAST paper); --warmup NAME, RUN or FILE changes that",
     "iast-source-free": "IAST on a model you have, from target images alone: --warmup RUN or FILE, no --source",
     "iast-semi": "IAST on one data set of which a share is labelled (semi-supervised; IAST paper, Table 8)",
     "oracle": "supervised training on source and target labels (CBST paper, Eq. 1): the upper bound",
 }
-WARMUPS = ("source-only", "adaptsegnet", "adaptsegnet-ls", "advent", "minent")
+WARMUPS = ("source-only", "adaptsegnet", "adaptsegnet-ls", "advent", "minent", "style-gap")
 """What `--warmup` can put under a recipe by name."""
 CBST_ROWS = ("source-only", "adabn", "st", "st-sp", "cbst", "cbst-sp", "cbst-naive", "oracle")
 """The rows on the CBST paper's pairs and networks."""
@@ -51,6 +53,8 @@ LABELS = {
     "adaptsegnet-ls": "AdaptSegNet (LS)",
     "advent": "AdvEnt",
     "minent": "MinEnt",
+    "style-gap": "style gap",
+    "category-adaptive": "category-adaptive",
     "iast": "IAST",
     "iast-source-free": "IAST, source-free",
     "iast-semi": "IAST, semi-supervised",

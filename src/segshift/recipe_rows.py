@@ -7,14 +7,25 @@ from typing import Any, Literal
 
 from segshift.data.mining import Mining
 from segshift.errors import ConfigError
+from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.cbst import CBSTConfig, SpatialPrior
 from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
+from segshift.methods.style_gap import StyleGapConfig
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.optimizers import Optimizer
+from segshift.parts.self_training import SelfTrainingConfig
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
-from segshift.recipe_alignments import ALIGNMENTS, ROUNDS, alignment, optimizer_of, slower, steps_a_round
+from segshift.recipe_alignments import (
+    ALIGNMENTS,
+    ROUNDS,
+    STYLE_GAP_STEPS,
+    alignment,
+    optimizer_of,
+    slower,
+    steps_a_round,
+)
 from segshift.recipe_names import LABELS, WARMUPS
 from segshift.scan import Views
 
@@ -22,6 +33,8 @@ PAPER_SCALES = Views(scales=(0.5, 0.75, 1.0))
 """Multi-scale testing as the CBST paper prints it (§5.2)."""
 RELEASED_SCALES = Views(flip=True, scales=(0.9, 1.0, 1.2), average="logits")
 """Multi-scale testing as in its release."""
+SSL_ROUNDS = 2
+"""Of the category-adaptive paper: "two rounds of SSL" (§3.2)."""
 LABELLED_SHARE = 1 / 8
 """Of the semi-supervised row: the smallest of IAST's Table 8."""
 
@@ -31,6 +44,8 @@ def row(base: Recipe, name: str, label: str, as_published: bool) -> Recipe:
     base = replace(base, label=label)
     if name.startswith("iast"):
         return _iast(base, name, as_published)
+    if name == "category-adaptive":
+        return _category_adaptive(base, as_published)
     return replace(base, adaptation=_adaptation(base, name, as_published))
 
 
@@ -84,6 +99,26 @@ def _iast(base: Recipe, name: str, as_published: bool) -> Recipe:
     return replace(retained(recipe), data=replace(recipe.data, labelled_share=LABELLED_SHARE))
 
 
+# --- category-adaptive -----------------------------------------------------------------------------------------------
+
+
+def _category_adaptive(base: Recipe, as_published: bool) -> Recipe:
+    """Two rounds of self-training over style-gap bridging, whose losses go on beside Eq. 6 (§3.2).
+
+    The paper does not say how long a round is, nor what its optimiser does between them: as BDL, its base, each is a
+    training like the one before, begun anew. Else both rounds together are as long as the three of other methods.
+    """
+    warmup = base.warmup
+    if as_published:
+        method = CategoryAdaptiveConfig(optimizer=optimizer_of(warmup))
+        phase = replace(_trained(warmup, method, as_published), target_epochs=None, steps=STYLE_GAP_STEPS, batch=1)
+    else:
+        method = CategoryAdaptiveConfig(augment=ColourAugmentation(), optimizer=slower(warmup))
+        phase = replace(_with_care(warmup, method), steps=ROUNDS * steps_a_round(warmup) // SSL_ROUNDS)
+    phase = replace(phase, rounds=SSL_ROUNDS, fresh_optimizer=True)
+    return retained(_aligned(replace(base, adaptation=phase), "style-gap", as_published))
+
+
 def on_warmup(recipe: Recipe, name: str, as_published: bool = False) -> Recipe:
     """The recipe over another warm-up, one of WARMUPS: what "decorating" a method by IAST is (§4, Table 9).
 
@@ -109,10 +144,8 @@ def _aligned(recipe: Recipe, name: str, as_published: bool) -> Recipe:
 
 
 def retained(recipe: Recipe) -> Recipe:
-    """IAST with the losses of its warm-up kept in self-training (§4). ConfigError where the recipe cannot do that."""
-    phase = recipe.adaptation
-    if phase is None or not isinstance(phase.method, IASTConfig):
-        raise ConfigError(f"retain = True: recipe {recipe.name} has no IAST to keep a warm-up's losses in")
+    """Self-training with the losses of its warm-up kept (IAST, §4). ConfigError where the recipe cannot do that."""
+    phase, method = _self_training(recipe, "retain = True")
     if recipe.data.source is None:
         raise ConfigError(f"retain = True: recipe {recipe.name} has no source, which those losses are over")
     kept: Any = (recipe.alignment or recipe.warmup).method
@@ -121,16 +154,25 @@ def retained(recipe: Recipe) -> Recipe:
         kept = replace(kept, batch_norm="frozen")
     return replace(
         recipe,
-        adaptation=replace(phase, method=replace(phase.method, retain=kept), source_view=recipe.warmup.source_view),
+        adaptation=replace(phase, method=replace(method, retain=kept), source_view=recipe.warmup.source_view),
     )
 
 
 def unretained(recipe: Recipe) -> Recipe:
-    """IAST on the target alone, as in the paper's tables. ConfigError where the recipe has no IAST."""
+    """Self-training on the target alone, as in IAST's tables. ConfigError where the recipe has none that could be."""
+    phase, method = _self_training(recipe, "retain = False")
+    return replace(recipe, adaptation=replace(phase, method=replace(method, retain=None)))
+
+
+def _self_training(recipe: Recipe, asked: str) -> tuple[Phase, Any]:
+    """The adaptation, where a warm-up's losses can be kept in it or left out. ConfigError where they cannot."""
     phase = recipe.adaptation
-    if phase is None or not isinstance(phase.method, IASTConfig):
-        raise ConfigError(f"retain = False: recipe {recipe.name} has no IAST, which could keep a warm-up's losses")
-    return replace(recipe, adaptation=replace(phase, method=replace(phase.method, retain=None)))
+    if phase is None or not isinstance(phase.method, SelfTrainingConfig):
+        raise ConfigError(
+            f"{asked}: recipe {recipe.name} has no self-training that could keep a warm-up's losses; expected a recipe "
+            "of IAST or category-adaptive, or leave the option out"
+        )
+    return phase, phase.method
 
 
 # --- the released variant ----------------------------------------------------------------------------------------
@@ -146,6 +188,11 @@ def released(recipe: Recipe, as_published: bool) -> Recipe:
     phase = recipe.adaptation
     if phase is None:
         return recipe
+    if isinstance(phase.method, (StyleGapConfig, CategoryAdaptiveConfig)):
+        raise ConfigError(
+            f"variant = released: no code of the category-adaptive paper was released, which recipe {recipe.name} is "
+            "of; leave the option out"
+        )
     if isinstance(phase.method, CBSTConfig):
         phase = _released_cbst(phase, phase.method, as_published)
     elif isinstance(phase.method, IASTConfig):

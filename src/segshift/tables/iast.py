@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from segshift.recipes import LABELS
+from segshift.tables import rows
 from segshift.tables.declare import Row, Table
+from segshift.tables.rows import DEEPLAB, MIOU, P_MIOU, PROPORTION, Change, adapted, method, own, row
 
 if TYPE_CHECKING:
     from segshift.phase import Phase
     from segshift.recipe import Recipe
 
-Change = Callable[["Recipe"], "Recipe"]
 PUBLISHED = "iast.csv"
-DEEPLAB = "deeplab-v2"
 GTA5 = {DEEPLAB: "gta5-cityscapes-deeplab-v2"}
 SYNTHIA = {DEEPLAB: "synthia-cityscapes-deeplab-v2"}
 CITYSCAPES = {DEEPLAB: "cityscapes-cityscapes-deeplab-v2"}
 WARMUP = "adaptsegnet-ls"
 """The warm-up that the recipe iast has of its own (Eq. 2)."""
-PROPORTION = ("Proportion", "proportion")
-P_MIOU = ("P-mIoU", "miou")
-MIOU = ("mIoU", "all")
 
 
 # --- what rows change ----------------------------------------------------------------------------------------------
-
-
-def adapted(edit: Callable[[Phase], Phase]) -> Change:
-    """Another adaptation phase, the warm-ups as they are."""
-
-    def change(recipe: Recipe) -> Recipe:
-        assert recipe.adaptation is not None, f"{recipe.name} has no adaptation to change"
-        return replace(recipe, adaptation=edit(recipe.adaptation))
-
-    return change
-
-
-def method(**options: Any) -> Change:
-    """Self-training with these options of `IASTConfig`."""
-
-    def edit(phase: Phase) -> Phase:
-        config: Any = phase.method
-        return replace(phase, method=replace(config, **options))
-
-    return adapted(edit)
 
 
 UNREGULARISED = {"ignored_weight": 0.0, "confident_weight": 0.0}
@@ -77,22 +52,9 @@ def retaining(recipe: Recipe) -> Recipe:
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def row(key: str, label: str = "", over: str = "") -> Row:
-    """The row of a recipe: RECIPE@WARMUP puts it on another warm-up, `+mst` scores it on several scales."""
-    name = key.removesuffix("+mst")
-    recipe, _, warmup = name.partition("@")
-    usual = LABELS[recipe] + (f" on {LABELS[warmup]}" if warmup else "") + ("+MST" if name != key else "")
-    return Row(key, label or usual, recipe, DEEPLAB, warmup, multi_scale=name != key, over=over)
-
-
 def changed(key: str, label: str, change: Change, over: str = "", recipe: str = "iast") -> Row:
-    """A row that alters a recipe; the same key stands for the same change in every table, so that they share runs."""
-    return Row(key, label, recipe, DEEPLAB, change=change, over=over)
-
-
-def own(*rows: Row) -> tuple[Row, ...]:
-    """Rows of a table of ours, which has no network of its own."""
-    return tuple(replace(found, network="") for found in rows)
+    """A row that alters IAST, or another recipe."""
+    return rows.changed(recipe, key, label, change, over)
 
 
 def _selector(alpha: float, beta: float, gamma: float, label: str) -> Row:
@@ -248,13 +210,13 @@ FULL = 0.9999
 
 
 def _semi() -> tuple[Row, ...]:
-    rows = []
+    found = []
     for name, share in SHARES.items():
         base = f"baseline@{name}"
-        rows.append(changed(base, f"{name}: baseline", sharing(share, adapt=False), recipe="iast-semi"))
-        rows.append(changed(f"iast-semi@{name}", f"{name}: IAST", sharing(share), base, recipe="iast-semi"))
-    rows.append(changed("baseline@full", "full: baseline", sharing(FULL, adapt=False), recipe="iast-semi"))
-    return tuple(rows)
+        found.append(changed(base, f"{name}: baseline", sharing(share, adapt=False), recipe="iast-semi"))
+        found.append(changed(f"iast-semi@{name}", f"{name}: IAST", sharing(share), base, recipe="iast-semi"))
+    found.append(changed("baseline@full", "full: baseline", sharing(FULL, adapt=False), recipe="iast-semi"))
+    return tuple(found)
 
 
 _TABLE8 = Table(
