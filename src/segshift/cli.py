@@ -17,6 +17,7 @@ from rich.table import Table
 from segshift import __version__, recipes, tables
 from segshift import options as options_of
 from segshift.errors import ConfigError, SegshiftError, StoppedError
+from segshift.tables import selectors
 
 COMMANDS = {
     "demo": "adapt a small model on the embedded street (minutes, no GPU, no download) and write a report",
@@ -205,10 +206,13 @@ def _demo(words: Sequence[str]) -> int:
 
 def _table(words: Sequence[str]) -> int:
     options = _parse(options_of.TableOptions, words, "table", flags=True)
-    tables.find(options.table)  # before torch is loaded
-    from segshift.tables.run import run_table
+    table = tables.find(options.table)  # before torch is loaded
+    if table.name == selectors.TABLE.name:
+        from segshift.tables.selectors_run import run_selectors as run
+    else:
+        from segshift.tables.run import run_table as run
 
-    run_table(options)
+    run(options)
     return 0
 
 

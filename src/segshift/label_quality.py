@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
 from segshift import recipe as recipe_file
@@ -52,7 +52,7 @@ class RarerHalf:
 class Quality:
     """A round's pseudo-labels against the truth: fractions of 1, nan where there is nothing to divide.
 
-    All is over the pixels whose truth is known, but for `kept`, which needs no truth.
+    All is over the pixels whose truth is known, but for what needs no truth: `coverage`, `classes_labelled`, `kept`.
     """
 
     round: int
@@ -82,6 +82,16 @@ class Quality:
     def proportion(self) -> float:
         """Share of the pixels that have a label."""
         return float(self.labelled.sum().double() / self.confusion[:-1].sum())
+
+    @property
+    def coverage(self) -> float:
+        """Share of all pixels that have a label, those of unknown truth included: it needs no truth."""
+        return float(self.confusion[:, :-1].sum().double() / self.confusion.sum())
+
+    @property
+    def classes_labelled(self) -> int:
+        """Classes that at least one pixel is labelled as, those of unknown truth included."""
+        return int((self.confusion[:, :-1].sum(0) > 0).sum())
 
     @property
     def accuracy(self) -> float:
@@ -183,14 +193,25 @@ def measure(store: PseudoLabels, target: OracleTarget, space: LabelSpace) -> Qua
     """
     k = len(space)
     statistics = store.statistics()
-    total = torch.zeros((k + 1) ** 2, dtype=torch.int64)
+    total = torch.zeros(k + 1, k + 1, dtype=torch.int64)
     for index, name in enumerate(target.names):
-        label = store.read(name).long().clamp_max(k)
-        truth = resize_label(target.label(index), (label.shape[0], label.shape[1])).long().clamp_max(k)
-        total += torch.bincount((truth * (k + 1) + label).flatten(), minlength=(k + 1) ** 2)
+        label = store.read(name)
+        total += pixel_counts(resize_label(target.label(index), (label.shape[0], label.shape[1])), label, k)
     predicted = statistics["predicted"]
     counts = None if predicted is None else tuple(predicted)
-    return Quality(store.round, space, len(target.names), total.view(k + 1, k + 1), counts)
+    return Quality(store.round, space, len(target.names), total, counts)
+
+
+def pixel_counts(
+    truth: Integer[Tensor, "h w"], label: Integer[Tensor, "h w"], num_classes: int
+) -> Int64[Tensor, "k1 k1"]:
+    """Pixels of an image by (truth, pseudo-label), as `Quality.confusion` has them; ids from `num_classes` are IGNORE.
+
+    They add up over images.
+    """
+    k = num_classes
+    pairs = truth.long().clamp_max(k) * (k + 1) + label.long().clamp_max(k)
+    return torch.bincount(pairs.flatten(), minlength=(k + 1) ** 2).view(k + 1, k + 1)
 
 
 def measure_round(folder: Path, n: int, target: OracleTarget, space: LabelSpace) -> Quality:

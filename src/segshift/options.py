@@ -85,8 +85,6 @@ class TableOptions:
     """Labelled source, as LAYOUT:DIR (such as gta5:DIR) or a folder."""
     target: str | None = None
     """Target, likewise; its labels are read for scoring alone, and by the oracle."""
-    translated: str | None = None
-    """Folder of translated source images, by the names of the source's; labels are those of the source."""
     data: str | None = None
     """Run the rows on this group of recipes (minicity, camvid-dusk, nuclei, own) instead of the paper's pair."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -112,3 +110,5 @@ class TableOptions:
     """Cross-validation: one confusion matrix over all folds, or the mean of the folds' scores."""
     dry_run: bool = False
     """Print the planned runs and what is done of them, and stop."""
+    translated: str | None = None
+    """Folder of translated source images, by the names of the source's; labels are those of the source."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from segshift.errors import ConfigError
-from segshift.tables import cbst, iast
+from segshift.tables import category_adaptive, cbst, iast, selectors
 from segshift.tables.declare import Row, Table
 
-TABLES = {table.name: table for table in (*cbst.TABLES, *iast.TABLES)}
+TABLES = {table.name: table for table in (*cbst.TABLES, *category_adaptive.TABLES, *iast.TABLES, selectors.TABLE)}
 
 
 def find(name: str) -> Table:

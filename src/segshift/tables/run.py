@@ -60,7 +60,7 @@ def run_table(options: TableOptions) -> None:
     reporter = Reporter(quiet=not fabric.is_global_zero)
     # The first process decides for all: the others start later, when there may be a line more.
     todo = fabric.broadcast([i for i, job in enumerate(jobs) if results.find(job.key, job.data) is None])
-    runner = _Runner(options, results, fabric, reporter)
+    runner = Runner(options, results, fabric, reporter)
     for number, index in enumerate(todo, start=1):
         reporter.say(f"--- {table.name}: {jobs[index].name} ({number} of {len(todo)} to do)")
         runner.run(jobs[index])
@@ -86,7 +86,7 @@ def finished(training: Training) -> bool:
     return (training.folder / "report.html").is_file()
 
 
-class _Runner:
+class Runner:
     """Jobs, one after another, on the same processes."""
 
     def __init__(self, options: TableOptions, results: Results, fabric: Fabric, reporter: Reporter) -> None:
@@ -97,18 +97,19 @@ class _Runner:
         """Train what the job needs, score it, and append it to the results."""
         started = time.monotonic()
         resumed = (job.training.folder / "run.json").exists()
-        self._train(job.training)
+        self.train(job.training)
         scores = self._scores(job)
         if self.fabric.is_global_zero:
-            info = _info(job.training.folder)
+            info = run_info(job.training.folder)
             self.results.append(job.key, self._line(job, scores, info, time.monotonic() - started, resumed))
         self.fabric.barrier()
 
-    def _train(self, training: Training) -> None:
+    def train(self, training: Training) -> None:
+        """Train a run and the warm-ups below it, as far as they are not finished."""
         if self.fabric.broadcast(finished(training)):
             return
         if training.warmup is not None:
-            self._train(training.warmup)
+            self.train(training.warmup)
         if self.fabric.broadcast((training.folder / "run.json").exists()):
             self._check_processes(training)
             resume(training.folder)
@@ -117,7 +118,7 @@ class _Runner:
         start(training.recipe, training.folder, warmup, data=self._data(training.recipe, warmup))
 
     def _check_processes(self, training: Training) -> None:
-        begun, wanted = int(_info(training.folder)["processes"]), self.fabric.world_size
+        begun, wanted = int(run_info(training.folder)["processes"]), self.fabric.world_size
         if begun != wanted:
             raise RunError(
                 f"{training.folder}: was begun on {begun} processes, and this command has {wanted}; expected the same "
@@ -136,8 +137,8 @@ class _Runner:
     def _scores(self, job: Job) -> Scores:
         """The run's own scores where they are of the same images and views; else its model is scored on the job's."""
         folder = job.training.folder
-        own = recipe_file.from_dict(_info(folder)["recipe"], str(folder / "run.json"))
-        same_images = _info(folder)["data"].get("test") == job.data["test"]
+        own = recipe_file.from_dict(run_info(folder)["recipe"], str(folder / "run.json"))
+        same_images = run_info(folder)["data"].get("test") == job.data["test"]
         if same_images and own.test == job.recipe.test and _without_paths(own.data) == _without_paths(job.recipe.data):
             return Scores.from_dict(_read(folder / "evaluation" / "final.json"), str(folder))
         return self._rescored(folder, job.recipe.data, job.recipe.test, job.name)
@@ -152,24 +153,30 @@ class _Runner:
         return score(network, test, model.short_side, views, rank, world, sum_over_processes, track)
 
     def _line(self, job: Job, scores: Scores, info: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:
-        return {
-            "date": datetime.now(UTC).date().isoformat(),
-            "label": job.row.label,
-            "network": type(job.recipe.network).__name__,
-            "data": job.data,
-            "threads": info["threads"],
-            "processes": info["processes"],
-            "device": info["device"],
+        return circumstances(self.options, job, info, seconds) | {
             "scores": scores.to_dict(),
             "rounds": _rounds(job.training.folder),
             "labels": _labels(job.training.folder, self.reporter),
-            "seconds": round(seconds, 1),
             "resumed": resumed,
-            "command": command(self.options, job),
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "versions": info["versions"],
         }
+
+
+def circumstances(options: TableOptions, job: Job, info: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a line of results says beside its figures. `info`: `run_info` of the job's run."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "label": job.row.label,
+        "network": type(job.recipe.network).__name__,
+        "data": job.data,
+        "threads": info["threads"],
+        "processes": info["processes"],
+        "device": info["device"],
+        "seconds": round(seconds, 1),
+        "command": command(options, job),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "versions": info["versions"],
+    }
 
 
 def command(options: TableOptions, job: Job) -> str:
@@ -178,6 +185,7 @@ def command(options: TableOptions, job: Job) -> str:
     for name in ("source", "target"):
         value = getattr(options, name)
         words += [f"--{name} {_short(value)}"] if value else []
+    words += [f"--translated {_short(options.translated)}"] if options.translated else []
     words += [f"--data {options.data}"] if options.data else []
     words += [f"--rows {job.row.name} --seeds {job.key.seed} --threads {options.threads}"]
     words += [f"--devices {options.devices}"] if options.devices > 1 else []
@@ -196,7 +204,7 @@ def _short(value: str) -> str:
 
 
 def _without_paths(config: DataConfig) -> DataConfig:
-    return replace(config, source="", target="")
+    return replace(config, source="", target="", translated=None)
 
 
 def _rounds(folder: Path) -> dict[str, Any] | None:
@@ -234,7 +242,8 @@ def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
-def _info(folder: Path) -> dict[str, Any]:
+def run_info(folder: Path) -> dict[str, Any]:
+    """What a run says of itself (run.json)."""
     return _read(folder / "run.json")
 
 
