@@ -15,6 +15,7 @@ from PIL import Image
 from tests.fakes.layouts import make_cityscapes, make_gta5
 from tests.fakes.tiny import tiny, weights
 
+from segshift import tables
 from segshift.adapt import resume, start
 from segshift.data.dataset import LabelledDataset
 from segshift.data.doctor import validate
@@ -24,9 +25,11 @@ from segshift.data.open_data import DataConfig, open_oracle, open_source, open_t
 from segshift.data.transforms import resize_label
 from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError, RunError
+from segshift.options import TableOptions
 from segshift.overrides import AdaptOptions, apply
 from segshift.recipes import find
 from segshift.run_data import open_all
+from segshift.tables.plan import Job, plan
 
 
 def translate(images: Path, into: Path, rename: Callable[[Path], Path] = lambda path: path) -> Path:
@@ -303,3 +306,25 @@ def test_a_run_on_translated_images(domains: tuple[Path, Path], source_only: Pat
     Image.fromarray(pixels).save(into / "day_003.png")
     with pytest.raises(RunError, match="the source images have changed"):
         resume(run)
+
+
+def test_a_table_knows_translated_images_by_their_content(
+    domains: tuple[Path, Path], day: Path, into: Path, tmp_path: Path
+) -> None:
+    """Another folder with the same images is the same run; without them it is another, the warm-up too."""
+
+    def planned(folder: Path | None) -> Job:
+        translated = None if folder is None else str(folder)
+        options = TableOptions(
+            "cbst/rows", str(day), str(domains[1]), "own", (0,), rows=("cbst",), translated=translated
+        )
+        (job,) = plan(tables.find("cbst/rows"), options)
+        return job
+
+    here, moved, plain = (planned(folder) for folder in (into, Path(shutil.copytree(into, tmp_path / "moved")), None))
+    assert here.key == moved.key == plain.key
+    assert here.data == moved.data != plain.data
+    assert here.training.folder == moved.training.folder != plain.training.folder
+    for other, same in ((moved, True), (plain, False)):
+        assert here.training.warmup is not None and other.training.warmup is not None
+        assert (here.training.warmup.folder == other.training.warmup.folder) is same

@@ -299,6 +299,8 @@ def test_a_translated_warmup_is_another_and_survives_a_kill(
     recipe = apply(AdaptOptions(tiny("source-only", *domains), translate="fourier"))
     run = watched(recipe, tmp_path / "run")
     assert weights(run.folder) != weights(source_only)
+    (said,) = [line for line in json.loads((run.folder / "run.json").read_text())["protocol"] if "drawn target" in line]
+    assert said == "Source images are translated towards drawn target images (warmup: low-frequency amplitudes)."
     assert json.loads((run.folder / "run.json").read_text())["recipe"]["warmup"]["translation"] == {
         "kind": "fourier", "beta": 0.01, "chance": 1.0,
     }  # fmt: skip

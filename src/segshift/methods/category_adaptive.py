@@ -98,7 +98,7 @@ def select(
 @one_thread()
 def _selected(prob: Tensor, thresholds: Tensor, entropy: Entropy) -> tuple[Tensor, Tensor]:
     """Eq. 3's label, and the predicted class of each pixel; both int64."""
-    predicted = prob.argmax(0)
+    predicted = prob.max(0).indices  # argmax is several times slower on a CPU
     label = torch.full_like(predicted, IGNORE)
     theta = thresholds.to(prob.device)
     for rows in _bands(prob):
