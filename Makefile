@@ -1,6 +1,8 @@
 # Everything a fresh machine needs, given Python 3.11 or later with pip. Each target sets up its own environment.
 PYTHON ?= python3
 BIN := .venv/bin
+# A process a core, each test on one thread; a file's tests stay together, for they share runs.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: env demo test test-all lint bench clean
 
@@ -19,10 +21,10 @@ demo: env
 test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: env
-	$(BIN)/python -m pytest --hypothesis-profile=explore
+	$(BIN)/python -m pytest --hypothesis-profile=explore $(PARALLEL)
 
 lint: env
 	$(BIN)/ruff check .

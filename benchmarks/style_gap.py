@@ -82,7 +82,7 @@ def main(options: Options) -> None:
         line = {key: info[key] for key in ("name", "label", "seed", "data", "versions")}
         line |= {"stages": STAGES, "gaps": [round(g, 4) for g in gaps], "images": options.images}
         date = datetime.now(UTC).date().isoformat()
-        command = f"python benchmarks/style_gap.py {run.name}"
+        command = f"python benchmarks/style_gap.py …/{run.parent.name}/{run.name}"
         with RESULTS.open("a") as file:
             file.write(json.dumps({"date": date, "command": command, **line}) + "\n")
     Console().print(table)
