@@ -200,7 +200,7 @@ def test_centroids_are_the_same_to_the_bit(pair: Pair) -> None:
     ]
     assert first[0] == first[1]
     statistics = json.loads((pair.folder / "category-adaptive" / "round-1" / "statistics.json").read_text())
-    assert len(set(statistics["thresholds"]["theta"])) > 2
+    assert len(set(statistics["thresholds"]["entropy"])) > 2
     assert 0 < statistics["coverage"] < 1
     logs = [RunLog(run / "category-adaptive" / "log.jsonl").read() for run in (pair.folder, pair.alone)]
     for ours, theirs in zip(*logs, strict=True):

@@ -244,7 +244,8 @@ class CategoryAdaptive(SelfTraining):
             for prediction in scan:
                 self._write(prediction, theta, store)
         self.thresholds = theta.tolist()
-        store.finish({"theta": self.thresholds})
+        # Under the name of what is compared with them, which a report prints.
+        store.finish({"entropy" if config.selector == "category_adaptive" else "theta": self.thresholds})
 
     def _thresholds(self, centroids: Tensor) -> Tensor:
         return entropy_thresholds(centroids, self.config.delta, self.config.entropy)
