@@ -67,14 +67,15 @@ def test_every_row_runs_to_the_end(row: Callable[[str], Path], name: str) -> Non
     assert (run / "report.html").stat().st_size > 1000
     assert (run / "evaluation" / "warmup.json").exists() is (name != "source-only")
     steps = [entry[2] for entry in losses(run)]
-    one_round = range(WARMUP_STEPS, WARMUP_STEPS + STEPS)
+    one_round, aligned = range(WARMUP_STEPS, WARMUP_STEPS + STEPS), range(WARMUP_STEPS + STEPS, LAST + STEPS)
     expected = {
-        "source-only": range(WARMUP_STEPS), "adabn": [], "iast": range(WARMUP_STEPS + STEPS, LAST + STEPS),
-        "adaptsegnet": one_round, "adaptsegnet-ls": one_round, "advent": one_round, "minent": one_round,
+        "source-only": range(WARMUP_STEPS), "adabn": [], "iast": aligned, "category-adaptive": aligned,
+        **{warmup: one_round for warmup in recipes.WARMUPS if warmup != "source-only"},
     }  # fmt: skip
     assert steps == list(expected.get(name, range(WARMUP_STEPS, LAST)))
     labelled = sorted(folder.name for folder in run.glob("round-*"))
-    assert labelled == (["round-1", "round-2"] if name.startswith(("st", "cbst", "iast")) else [])
+    trained_on_labels = name in ("st", "st-sp", "category-adaptive") or name.startswith(("cbst", "iast"))
+    assert labelled == (["round-1", "round-2"] if trained_on_labels else [])
     assert all(len(list((run / folder / "pseudo-labels").iterdir())) == 5 for folder in labelled)
     assert not (run / "scan").exists()
     assert (run / "spatial-prior.png").exists() is (run / "spatial-prior.safetensors").exists() is name.endswith("-sp")

@@ -193,6 +193,10 @@ def test_panels_show_the_start_and_the_end(domains: tuple[Path, Path], tmp_path:
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("name", [entry.name for entry in recipes.entries()])
 def test_every_recipe_is_there_and_survives_json(name: str, variant: Any) -> None:
+    if variant == "released" and name.endswith(("/style-gap", "/category-adaptive")):
+        with pytest.raises(ConfigError, match="no code of the category-adaptive paper was released"):
+            recipes.find(name, variant)
+        return
     recipe = recipes.find(name, variant)
     assert recipe_file.from_dict(json.loads(json.dumps(recipe_file.to_dict(recipe))), "here") == recipe
 
