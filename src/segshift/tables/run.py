@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,21 +56,16 @@ def run_table(options: TableOptions) -> None:
     if options.dry_run:
         Reporter().say(describe(jobs, results, finished))
         return
-    fabric = launch(jobs[0].recipe)
-    reporter = Reporter(quiet=not fabric.is_global_zero)
-    # The first process decides for all: the others start later, when there may be a line more.
-    todo = fabric.broadcast([i for i, job in enumerate(jobs) if results.find(job.key, job.data) is None])
-    runner = Runner(options, results, fabric, reporter)
-    for number, index in enumerate(todo, start=1):
-        reporter.say(f"--- {table.name}: {jobs[index].name} ({number} of {len(todo)} to do)")
-        runner.run(jobs[index])
-        if fabric.is_global_zero:
+    runner = Runner(options, results, launch(jobs[0].recipe))
+    for job in runner.missing(jobs):
+        runner.run(job)
+        if runner.fabric.is_global_zero:
             _write(place, table, options, jobs, results)
-    if fabric.is_global_zero:
+    if runner.fabric.is_global_zero:
         report = _write(place, table, options, jobs, results)
         write_figure(place, table, jobs, results)
-        reporter.say(shown(report, reporter.console))
-        reporter.say(f"written to {place}; runs in {results.path}")
+        runner.reporter.say(shown(report, runner.reporter.console))
+        runner.reporter.say(f"written to {place}; runs in {results.path}")
 
 
 def _write(place: Path, table: Table, options: TableOptions, jobs: list[Job], results: Results) -> Report:
@@ -89,9 +84,19 @@ def finished(training: Training) -> bool:
 class Runner:
     """Jobs, one after another, on the same processes."""
 
-    def __init__(self, options: TableOptions, results: Results, fabric: Fabric, reporter: Reporter) -> None:
-        self.options, self.results, self.fabric, self.reporter = options, results, fabric, reporter
+    def __init__(self, options: TableOptions, results: Results, fabric: Fabric) -> None:
+        self.options, self.results, self.fabric = options, results, fabric
+        self.reporter = Reporter(quiet=not fabric.is_global_zero)
         self._opened: tuple[Any, Data] | None = None
+
+    def missing(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """The jobs that are in no line of the results, each announced when its turn comes."""
+        # The first process decides for all: the others start later, when there may be a line more.
+        todo = [i for i, job in enumerate(jobs) if self.results.find(job.key, job.data) is None]
+        todo = self.fabric.broadcast(todo)
+        for number, index in enumerate(todo, start=1):
+            self.reporter.say(f"--- {self.options.table}: {jobs[index].name} ({number} of {len(todo)} to do)")
+            yield jobs[index]
 
     def run(self, job: Job) -> None:
         """Train what the job needs, score it, and append it to the results."""

@@ -53,26 +53,20 @@ def run_selectors(options: TableOptions) -> None:
     if options.dry_run:
         Reporter().say(describe(jobs, results, finished))
         return
-    fabric = launch(jobs[0].recipe)
-    reporter = Reporter(quiet=not fabric.is_global_zero)
-    # The first process decides for all: the others start later, when there may be a line more.
-    todo = fabric.broadcast([i for i, job in enumerate(jobs) if results.find(job.key, job.data) is None])
-    runner = Runner(options, results, fabric, reporter)
-    for number, index in enumerate(todo, start=1):
-        job, started = jobs[index], time.monotonic()
-        reporter.say(f"--- {table.name}: {job.name} ({number} of {len(todo)} to do)")
+    runner = Runner(options, results, launch(jobs[0].recipe))
+    for job in runner.missing(jobs):
+        started = time.monotonic()
         runner.train(job.training)
-        if fabric.is_global_zero:
+        if runner.fabric.is_global_zero:
             found = measured(runner, job)
             info = run_info(job.training.folder)
             results.append(job.key, circumstances(options, job, info, time.monotonic() - started) | found)
-            if number < len(todo):
-                write(place, table, read(jobs, results), options)
-        fabric.barrier()
-    if fabric.is_global_zero:
+            write(place, table, read(jobs, results), options)
+        runner.fabric.barrier()
+    if runner.fabric.is_global_zero:
         for report in write(place, table, read(jobs, results), options):
-            reporter.say(shown(report, reporter.console))
-        reporter.say(f"written to {place}; lines in {results.path}")
+            runner.reporter.say(shown(report, runner.reporter.console))
+        runner.reporter.say(f"written to {place}; lines in {results.path}")
 
 
 def planned(options: TableOptions) -> list[Job]:
