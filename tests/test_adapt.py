@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, rounds, tiny, weights
+from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, assert_same, losses, rounds, tiny, weights
 
 from segshift import adapt, checkpoint, recipes
 from segshift.adapt import resume, start
@@ -39,20 +39,6 @@ LAST = WARMUP_STEPS + ROUNDS * STEPS
 
 def copied(run: Path, to: Path) -> Path:
     return Path(shutil.copytree(run, to))
-
-
-def losses(run: Path) -> list[tuple[str, int, int, dict[str, float]]]:
-    return [(e["phase"], e["round"], e["step"], e["losses"]) for e in RunLog(run / "log.jsonl").read()]
-
-
-def assert_same(run: Path, reference: Path) -> None:
-    """Weights and pseudo-labels to the bit, the same losses at the same steps, the same scores."""
-    assert weights(run) == weights(reference)
-    assert rounds(run) == rounds(reference)
-    assert losses(run) == losses(reference)
-    for name in ("warmup", "final"):
-        scores = Path("evaluation") / f"{name}.json"
-        assert (run / scores).read_bytes() == (reference / scores).read_bytes()
 
 
 @pytest.mark.parametrize("name", [row for row in recipes.ROWS if row not in ("iast-source-free", "iast-semi")])

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fakes.tiny import ROUNDS, tiny, watched, weights
-from tests.test_adapt import COMMAND, assert_same, losses
+from tests.fakes.tiny import ROUNDS, assert_resumes_everywhere, losses, tiny, watched, weights
+from tests.test_adapt import COMMAND
 from tests.test_engine import Locked, Stripes, phase, train
 
 from segshift import recipe as recipe_file
 from segshift import recipes
-from segshift.adapt import recipe_of, resume, start
+from segshift.adapt import recipe_of, start
 from segshift.cli import main
 from segshift.data.dataset import Unlabelled
 from segshift.data.mining import Mining
@@ -48,10 +48,7 @@ def changed(recipe: Recipe, **options: Any) -> Recipe:
 def test_resume_as_released_from_every_checkpoint(domains: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = changed(tiny("cbst-sp", *domains), **RELEASED)
     run = watched(recipe, tmp_path / "run")
-    assert len(run.copies) > 8
-    for number, copy in enumerate(run.copies):
-        again = Path(shutil.copytree(copy, tmp_path / f"again-{number}"))
-        assert_same(resume(again), run.folder)
+    assert_resumes_everywhere(run, tmp_path)
     without = start(tiny("cbst-sp", *domains), tmp_path / "without")
     assert weights(without) != weights(run.folder)
 

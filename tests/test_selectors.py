@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segshift.data.dataset import OracleTarget
-from segshift.errors import DataError
+from segshift.errors import DataError, RunError
 from segshift.kept_predictions import Kept, Truth
 from segshift.label_quality import Quality, pixel_counts
 from segshift.methods.iast_selector import InstanceAdaptiveSelector
@@ -321,6 +321,18 @@ def test_predictions_that_cannot_be_kept_are_said(tmp_path: Path) -> None:
         Kept([], K, tmp_path)
     with pytest.raises(DataError, match="of bad: a class probability is NaN"):
         Kept([Prediction("bad", torch.full((K, 2, 2), torch.nan))], K, tmp_path)
+
+
+def test_a_disk_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Path, _: np.ndarray) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    truth = Truth(OracleTarget(Labelled([torch.zeros(2, 2, dtype=torch.uint8)])), tmp_path)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(RunError, match=r"00000000-confidence\.npy: cannot be written .*No space.*free disk space"):
+        Kept(random_predictions(0), K, tmp_path)
+    with pytest.raises(RunError, match=r"00000000-truth\.npy: cannot be written .*No space.*free disk space"):
+        truth.label(0, (2, 2))
 
 
 def test_a_scan_is_read_as_often_as_it_must_be(tmp_path: Path) -> None:

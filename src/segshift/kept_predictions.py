@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segshift.data.dataset import OracleTarget
 from segshift.data.transforms import resize_label
-from segshift.errors import DataError
+from segshift.errors import DataError, RunError
 from segshift.parts.confidence import confidences
 from segshift.types import Prediction, Predictions
 
@@ -34,19 +34,21 @@ class Kept:
     rank, world = 0, 1
 
     def __init__(self, predictions: Predictions, num_classes: int, folder: Path) -> None:
-        """Goes through the predictions once. DataError where there is none, or a probability is NaN."""
+        """Goes through the predictions once.
+
+        DataError where there is none, or a probability is NaN; RunError where the disk refuses.
+        """
         self._predictions, self._folder = predictions, folder
         self.num_classes = num_classes
         self.names: list[str] = []
         counts = torch.zeros(num_classes, dtype=torch.int64)
-        folder.mkdir(parents=True, exist_ok=True)
         for prediction in predictions:
             image = next(confidences([prediction], num_classes))
             counts += torch.bincount(image.label.flatten().cpu().int(), minlength=num_classes)[:num_classes]
             entropy = torch.special.entr(prediction.prob.float()).sum(0)
             parts = {"confidence": image.confidence, "label": image.label, "entropy": entropy}
             for part, values in parts.items():
-                np.save(self._file(part, len(self.names)), values.cpu().numpy())
+                _save(self._file(part, len(self.names)), values)
             self.names.append(prediction.name)
         if not self.names:
             raise DataError("predictions: there is none; expected at least 1")
@@ -93,8 +95,16 @@ class Truth:
         self._target, self._folder = target, folder
 
     def label(self, index: int, size: tuple[int, int]) -> Label:
-        """Of image `index`, at `size` (h, w)."""
+        """Of image `index`, at `size` (h, w). RunError where the disk refuses."""
         file = self._folder / f"{index:08d}-truth.npy"
         if not file.exists():
-            np.save(file, resize_label(self._target.label(index), size).numpy())
+            _save(file, resize_label(self._target.label(index), size))
         return torch.from_numpy(np.load(file))
+
+
+def _save(file: Path, values: Tensor) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, values.cpu().numpy())
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written ({error}); free disk space and run the command again") from error

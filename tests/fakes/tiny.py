@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from segshift import checkpoint
-from segshift.adapt import start
+from segshift.adapt import resume, start
 from segshift.data.transforms import View
 from segshift.models.small import SmallNet
 from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Settings
 from segshift.recipe import Recipe
 from segshift.recipes import find
+from segshift.run_log import RunLog
 
 NETWORK = SmallNet(width=4, dilations=(1,))
 SETTINGS = Settings(threads=1, accelerator="cpu", checkpoint_steps=1, keep=3)
@@ -79,3 +80,25 @@ def rounds(run: Path) -> dict[str, bytes]:
     """Pseudo-labels, thresholds and counts of all rounds: file -> content."""
     files = (path for path in run.glob("round-*/**/*") if path.is_file())
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+def losses(run: Path) -> list[tuple[str, int, int, dict[str, float]]]:
+    """(phase, round, step, losses) of each step."""
+    return [(e["phase"], e["round"], e["step"], e["losses"]) for e in RunLog(run / "log.jsonl").read()]
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    """Weights and pseudo-labels to the bit, the same losses at the same steps, the same scores."""
+    assert weights(run) == weights(reference)
+    assert rounds(run) == rounds(reference)
+    assert losses(run) == losses(reference)
+    for name in ("warmup", "final"):
+        scores = Path("evaluation") / f"{name}.json"
+        assert (run / scores).read_bytes() == (reference / scores).read_bytes()
+
+
+def assert_resumes_everywhere(run: Watched, folder: Path) -> None:
+    """Killed after any checkpoint and resumed, a run is the one that was left alone."""
+    assert len(run.copies) >= ROUNDS * (STEPS + 1)
+    for number, copy in enumerate(run.copies):
+        assert_same(resume(Path(shutil.copytree(copy, folder / f"again-{number}"))), run.folder)

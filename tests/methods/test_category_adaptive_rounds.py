@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.methods.test_category_adaptive import Share
-from tests.methods.test_iast_processes import Meeting
+from tests.methods.test_iast_processes import Meeting, MetScan
 from tests.methods.test_laws import CLASSES, OPTIMIZER, Shelf, batch, model, predictions, same, state, step
 from tests.test_scan import CLASSES as SCAN_CLASSES
 from tests.test_scan import Noise
@@ -31,7 +30,6 @@ from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.models.small import SmallNet
 from segshift.parts.augment import ColourAugmentation
-from segshift.scan import LogitScan, Views
 from segshift.types import IGNORE, Batch, Prediction
 
 IMAGES = 7
@@ -173,9 +171,7 @@ def test_a_scan_of_a_network(config: CategoryAdaptiveConfig, tmp_path: Path) -> 
     images = Noise(5)
 
     def scan_of(rank: int, meeting: Meeting) -> Any:
-        scan = LogitScan(network, images, tmp_path / str(meeting.world), None, Views(flip=True), rank, meeting.world)
-        setattr(scan, "merge", partial(meeting.merge, rank))  # noqa: B010
-        return scan
+        return MetScan(meeting, rank, network, images, tmp_path)
 
     found = [on_processes(scan_of, config, world, network) for world in (1, 2)]
     assert found[0] == found[1]

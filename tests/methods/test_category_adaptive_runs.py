@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.tiny import ROUNDS, STEPS, rounds, tiny, watched, weights
-from tests.test_adapt import assert_same
+from tests.fakes.tiny import ROUNDS, STEPS, assert_resumes_everywhere, rounds, tiny, watched, weights
 
-from segshift.adapt import resume, start
+from segshift.adapt import start
 from segshift.recipe_rows import unretained
 from segshift.run_log import RunLog
 
@@ -39,10 +38,7 @@ def runs(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
 
 def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path) -> None:
     """Networks, four discriminators with a decaying rate, thresholds."""
-    assert len(runs.copies) >= ROUNDS * (STEPS + 1)
-    for number, copy in enumerate(runs.copies):
-        again = Path(shutil.copytree(copy, tmp_path / f"again-{number}"))
-        assert_same(resume(again), runs.folder)
+    assert_resumes_everywhere(runs, tmp_path)
 
 
 def test_a_whole_run(runs: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +35,7 @@ from segshift.methods.cbst import CBSTConfig, class_thresholds
 from segshift.methods.iast import IAST, IASTConfig
 from segshift.methods.iast_selector import InstanceAdaptiveSelector
 from segshift.methods.oracle import OracleConfig
-from segshift.methods.source_only import SourceOnly, SourceOnlyConfig
+from segshift.methods.source_only import SourceOnlyConfig
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.batch_norm import Policy, batch_norm_layers
 from segshift.parts.losses import cross_entropy
@@ -251,33 +251,6 @@ def test_a_warm_up_is_kept(warmup: MethodConfig, players: list[str]) -> None:
         entry.optimizer.step()
     for name, player in wrapped.items():
         assert any(not torch.equal(a, b) for a, b in zip(before[name], player.parameters(), strict=True))
-
-
-def test_the_kept_state_comes_back() -> None:
-    @dataclass(frozen=True)
-    class Counting(SourceOnlyConfig):
-        def build(self, model: nn.Module, steps: int, seed: int) -> Any:
-            return Counter(model, self, steps, seed)
-
-    class Counter(SourceOnly):
-        ended = 0
-
-        def end_step(self, t: int) -> None:
-            self.ended += 1
-
-        def state_dict(self) -> dict[str, Any]:
-            return {"ended": self.ended}
-
-        def load_state_dict(self, state: Any) -> None:
-            self.ended = state["ended"]
-
-    config = IASTConfig(optimizer=OPTIMIZER, retain=Counting(OPTIMIZER))
-    method, again = config.build(model(), 10, 0), config.build(model(), 10, 0)
-    step(method, batch(), 0)
-    step(method, batch(), 1)
-    assert method.state_dict()["retained"] == {"ended": 2}
-    again.load_state_dict(method.state_dict())
-    assert again.state_dict() == method.state_dict()
 
 
 # --- options -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.methods.test_iast_selector import CLASSES, maps, options
 from tests.test_scan import CLASSES as SCAN_CLASSES
 from tests.test_scan import Noise, Probe
-from torch import Tensor
+from torch import Tensor, nn
 
 from segshift.methods.iast import _drawn
 from segshift.methods.iast_selector import InstanceAdaptiveSelector, select_all
@@ -108,6 +108,18 @@ def on_processes(scan_of: Any, world: int, classes: int, unit: int, order: Any, 
     return labels, theta[0]
 
 
+class MetScan(LogitScan):
+    """The scan of one of the processes that meet."""
+
+    def __init__(self, meeting: Meeting, rank: int, network: nn.Module, images: Noise, folder: Path) -> None:
+        folder = folder / str(meeting.world)
+        super().__init__(network, images, folder, None, Views(flip=True), rank, meeting.world)
+        self._meeting = meeting
+
+    def merge(self, partial: Tensor) -> Tensor:
+        return self._meeting.merge(self.rank, partial)
+
+
 @given(maps(), options, st.integers(1, 4), st.integers(1, 3), st.booleans())
 @settings(max_examples=40)
 def test_any_number_of_processes_agrees(
@@ -131,10 +143,7 @@ def test_a_scan_of_a_network(unit: int, by_name: bool, tmp_path: Path) -> None:
     images, order = Noise(7), range if by_name else partial(_drawn, 5, 1)
 
     def scan_of(rank: int, meeting: Meeting) -> Any:
-        folder = tmp_path / str(meeting.world)
-        scan = LogitScan(network, images, folder, None, Views(flip=True), rank, meeting.world)
-        setattr(scan, "merge", partial(meeting.merge, rank))  # noqa: B010
-        return scan
+        return MetScan(meeting, rank, network, images, tmp_path)
 
     variant = "paper" if unit == 1 else "released"
     found = [on_processes(scan_of, world, SCAN_CLASSES, unit, order, variant=variant) for world in (1, 2, 3)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tests.fakes.steps import CLASSES, backward, batch, images, step
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError, DataError
@@ -21,9 +21,8 @@ from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
 from segshift.parts.adversarial import DiscriminatorConfig, discriminator_loss, domain_loss
 from segshift.parts.optimizers import Optimizer
-from segshift.types import IGNORE, Batch, Domain, Images, Output
+from segshift.types import Batch, Domain, Output
 
-CLASSES, SIZE = 4, 32
 OPTIMIZER = Optimizer("adamw", lr=1e-3, head_multiplier=1)
 JUDGE = DiscriminatorConfig(width=4)
 STYLE_JUDGE = StyleDiscriminatorConfig(width=4)
@@ -73,35 +72,6 @@ def network() -> Stages:
     return Stages()
 
 
-def images(seed: int, count: int = 3, size: int = SIZE) -> Images:
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, CLASSES, (count, size, size), generator=rng)
-    label[torch.rand(label.shape, generator=rng) < 0.2] = IGNORE
-    return Images(torch.rand(count, 3, size, size, generator=rng), label, tuple(f"{seed}_{i}" for i in range(count)))
-
-
-def batch() -> Batch:
-    return Batch(images(1), images(2))
-
-
-def backward(losses: Mapping[str, Tensor]) -> None:
-    torch.stack(list(losses.values())).sum().backward()
-
-
-def step(method: Any, given: Batch, t: int = 0) -> list[dict[str, float]]:
-    """One step as the engine takes it; the losses of each yield."""
-    for entry in method.optimizers().values():
-        entry.optimizer.zero_grad()
-    seen = []
-    for losses in method.step(given, t):
-        backward(losses)
-        seen.append({name: loss.item() for name, loss in losses.items()})
-    for entry in method.optimizers().values():
-        entry.optimizer.step()
-        entry.schedule.step()
-    return seen
-
-
 def build(config: StyleGapConfig, steps: int = 10) -> StyleGap:
     return config.build(network(), steps, 0)
 
@@ -127,12 +97,14 @@ def test_wrong_options_are_errors(options: dict[str, Any], found: str) -> None:
 
 
 def test_wrong_options_of_discriminators_are_errors() -> None:
+    kind: Any = "cnn"
+    stride: Any = 8
     with pytest.raises(ConfigError, match=r"style discriminator: kind = 'cnn'; expected mlp or conv1d"):
-        StyleDiscriminatorConfig("cnn")  # type: ignore[arg-type]
+        StyleDiscriminatorConfig(kind)
     with pytest.raises(ConfigError, match=r"style discriminator: width = 0; expected at least 1"):
         StyleDiscriminatorConfig(width=0)
     with pytest.raises(ConfigError, match=r"discriminator: stride = 8; expected 32 .*or 16"):
-        DiscriminatorConfig(stride=8)  # type: ignore[arg-type]
+        DiscriminatorConfig(stride=stride)
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -4,44 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from tests.methods.test_style_gap import (
+from tests.fakes.steps import (
     CLASSES,
-    CONFIGS,
-    JUDGE,
-    OPTIMIZER,
-    PLAIN,
-    STYLE_JUDGE,
-    Stages,
+    assert_two_processes_match_one,
     backward,
     batch,
-    build,
-    every,
     images,
     step,
+    three_steps,
+    weights,
 )
+from tests.methods.test_style_gap import CONFIGS, JUDGE, OPTIMIZER, PLAIN, STYLE_JUDGE, Stages, build, every
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from segshift import checkpoint
 from segshift.methods.style_gap import StyleDiscriminatorConfig, StyleGap, StyleGapConfig
 from segshift.parts.optimizers import Optimizer
 from segshift.snapshot import Position, restore, snapshot
 from segshift.types import Batch, Images
-
-
-def weights(method: Any) -> dict[str, Tensor]:
-    return {
-        f"{name} {key.removeprefix('module.')}": tensor.clone()
-        for name, player in method.players().items()
-        for key, tensor in player.state_dict().items()
-    }
-
 
 # --- what it is for --------------------------------------------------------------------------------------------------
 
@@ -123,20 +106,6 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(name: str, tmp_path:
     assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
 
 
-def in_turns(config: StyleGapConfig, rank: int | None) -> dict[str, Tensor]:
-    """Weights of all players after three steps; with a rank, on its share of the images, each player distributed."""
-    method: Any = build(config)
-    given = batch()
-    if rank is not None:
-        for name, player in method.players().items():
-            setattr(method, name, DistributedDataParallel(player))
-            getattr(method, name).align_corners = getattr(player, "align_corners", None)
-        given = Batch(*(Images(x.image[rank::2], x.label[rank::2], x.name[rank::2]) for x in given))
-    for t in range(3):
-        step(method, given, t)
-    return weights(method)
-
-
 SGD = Optimizer("sgd", lr=0.05, head_multiplier=1)
 """Adam would make steps of gradients that are nothing but rounding."""
 PAIRS = {
@@ -152,22 +121,11 @@ PAIRS = {
 }
 
 
-def process(rank: int, folder: str) -> None:
-    """One process of two; it leaves its weights."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save({name: in_turns(config, rank) for name, config in PAIRS.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def trained(rank: int | None) -> dict[str, dict[str, Tensor]]:
+    return {name: three_steps(build(config), rank) for name, config in PAIRS.items()}
 
 
 @pytest.mark.slow
 def test_two_processes_against_one(tmp_path: Path) -> None:
     """Three images on two processes: unequal shares, and still one global mean."""
-    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name, config in PAIRS.items():
-        alone = in_turns(config, None)
-        assert first[name].keys() == second[name].keys() == alone.keys()
-        for key, weight in alone.items():
-            assert torch.equal(first[name][key], second[name][key]), (name, key)
-            torch.testing.assert_close(first[name][key], weight, rtol=1e-4, atol=1e-5)
+    assert_two_processes_match_one(trained, tmp_path)

@@ -62,8 +62,9 @@ def test_wrong_input_is_an_error() -> None:
     for arguments in ((0, 64), (19, 0)):
         with pytest.raises(ConfigError, match=f"in_channels = {arguments[0]}, width = {arguments[1]}; expected"):
             Discriminator(*arguments)
+    stride: Any = 64
     with pytest.raises(ConfigError, match=r"stride = 64; expected 32 .*or 16"):
-        Discriminator(19, 64, 64)  # type: ignore[arg-type]
+        Discriminator(19, 64, stride)
 
 
 @settings(max_examples=10)
@@ -148,8 +149,9 @@ def test_a_wrong_style_is_an_error() -> None:
         StyleDiscriminator(15, "conv1d")
     with pytest.raises(ConfigError, match=r"mlp: a stage of 0 channels; expected at least 1"):
         StyleDiscriminator(0)
+    kind: Any = "lstm"
     with pytest.raises(ConfigError, match=r"kind = 'lstm'; expected mlp or conv1d"):
-        StyleDiscriminator(16, "lstm")  # type: ignore[arg-type]
+        StyleDiscriminator(16, kind)
     with pytest.raises(ConfigError, match=r"width = 0; expected at least 1"):
         StyleDiscriminator(16, "mlp", 0)
     with pytest.raises(DataError, match=r"styles of 17 channels; expected 16"):

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.steps import CLASSES, SIZE, assert_two_processes_match_one, batch, images, step, three_steps
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from segshift.errors import ConfigError
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
@@ -30,9 +28,8 @@ from segshift.parts.adversarial import (
     generator_loss,
 )
 from segshift.parts.optimizers import Optimizer
-from segshift.types import IGNORE, Batch, Images, MethodConfig, Output
+from segshift.types import IGNORE, Batch, MethodConfig, Output
 
-CLASSES, SIZE = 4, 32
 OPTIMIZER = Optimizer("adamw", lr=1e-3, head_multiplier=1)
 JUDGE = DiscriminatorConfig(width=4)
 KINDS: tuple[GANLoss, ...] = ("vanilla", "least_squares")
@@ -66,31 +63,6 @@ def two_heads() -> TwoHeads:
 def small() -> Segmenter:
     torch.manual_seed(0)
     return SmallNet(width=4, dilations=(1,)).build(CLASSES)
-
-
-def images(seed: int, count: int = 3, size: int = SIZE) -> Images:
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, CLASSES, (count, size, size), generator=rng)
-    label[torch.rand(label.shape, generator=rng) < 0.2] = IGNORE
-    return Images(torch.rand(count, 3, size, size, generator=rng), label, tuple(f"{seed}_{i}" for i in range(count)))
-
-
-def batch() -> Batch:
-    return Batch(images(1), images(2))
-
-
-def step(method: Any, given: Batch, t: int = 0) -> list[dict[str, float]]:
-    """One step as the engine takes it; the losses of each yield."""
-    for entry in method.optimizers().values():
-        entry.optimizer.zero_grad()
-    seen = []
-    for losses in method.step(given, t):
-        torch.stack(list(losses.values())).sum().backward()
-        seen.append({name: loss.item() for name, loss in losses.items()})
-    for entry in method.optimizers().values():
-        entry.optimizer.step()
-        entry.schedule.step()
-    return seen
 
 
 # --- the losses --------------------------------------------------------------------------------------------------
@@ -352,23 +324,6 @@ def _autocast(method: Any, given: Batch) -> list[dict[str, Tensor]]:
 # --- two processes -----------------------------------------------------------------------------------------------
 
 
-def in_turns(config: MethodConfig, given: Batch, rank: int | None) -> dict[str, Tensor]:
-    """Weights of all players after three steps; with a rank, on its share of the images, each player distributed."""
-    method: Any = config.build(two_heads() if getattr(config, "multi_level", False) else small(), 10, 0)
-    if rank is not None:
-        for name, player in method.players().items():
-            setattr(method, name, DistributedDataParallel(player))
-            getattr(method, name).align_corners = getattr(player, "align_corners", None)
-        given = Batch(*(Images(x.image[rank::2], x.label[rank::2], x.name[rank::2]) for x in given))
-    for t in range(3):
-        step(method, given, t)
-    return {
-        f"{name} {key.removeprefix('module.')}": tensor
-        for name, player in method.players().items()
-        for key, tensor in player.state_dict().items()
-    }
-
-
 PAIRS: dict[str, MethodConfig] = {
     "adaptsegnet": CONFIGS["adaptsegnet-ls"],
     "multi-level": replace(CONFIGS["advent, multi-level"], loss="vanilla", weight=0.1),
@@ -376,23 +331,14 @@ PAIRS: dict[str, MethodConfig] = {
 }
 
 
-def process(rank: int, folder: str) -> None:
-    """One process of two; it leaves its weights."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = {name: in_turns(config, batch(), rank) for name, config in PAIRS.items()}
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def trained(rank: int | None) -> dict[str, dict[str, Tensor]]:
+    networks = {
+        name: two_heads() if getattr(config, "multi_level", False) else small() for name, config in PAIRS.items()
+    }
+    return {name: three_steps(config.build(networks[name], 10, 0), rank) for name, config in PAIRS.items()}
 
 
 @pytest.mark.slow
 def test_two_processes_against_one(tmp_path: Path) -> None:
     """Three images on two processes: unequal shares, and still one global mean."""
-    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name, config in PAIRS.items():
-        alone = in_turns(config, batch(), None)
-        assert first[name].keys() == second[name].keys() == alone.keys()
-        for key, weight in alone.items():
-            assert torch.equal(first[name][key], second[name][key]), (name, key)
-            torch.testing.assert_close(first[name][key], weight, rtol=1e-4, atol=1e-5)
+    assert_two_processes_match_one(trained, tmp_path)

@@ -35,6 +35,7 @@ CURVES = (
 HEAT = 0.5
 """The level at which classes are drawn apart."""
 PER_CLASS = ("precision", "recall", "kept", "share")
+"""Figures that a line has of each class, in the order of the label space."""
 
 Found = Mapping[str, Any]
 """A selector at one setting: an entry of a line's `selectors`."""

@@ -30,14 +30,13 @@ from segshift.tables.report import describe, shown
 from segshift.tables.results import Results, views_text
 from segshift.tables.run import Runner, circumstances, finished, run_info
 from segshift.tables.selectors import USUAL
-from segshift.tables.selectors_page import read, write
+from segshift.tables.selectors_page import PER_CLASS, read, write
 from segshift.taxonomy import LabelSpace
 
 VERSION = 1
 """Of what is measured. To be raised where the same model begins to give other figures."""
 VIEWS = Views(flip=True)
 """As the recipes of self-training predict the target that they label."""
-PER_CLASS = ("precision", "recall", "kept", "share")
 
 
 def run_selectors(options: TableOptions) -> None:
