@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segshift import checkpoint
@@ -25,17 +25,17 @@ from segshift.data.cache import Memory
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.mining import Miner
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.sampling import Feed, LabelOf, Steps, Stream, generator, subset_at, unchanged
+from segshift.data.sampling import Feed, LabelOf, SoftOf, Steps, Stream, generator, subset_at, unchanged
 from segshift.data.translation import Translator
 from segshift.errors import ConfigError, RunError, StoppedError, TrainingError
 from segshift.parts.processes import copy_from_first, sum_over_processes
 from segshift.phase import Phase, Settings
 from segshift.progress import Reporter
 from segshift.run_log import RunLog
-from segshift.scan import LogitScan
+from segshift.scan import LogitScan, unwrapped
 from segshift.snapshot import Position, optimizer_states, restore, restore_optimizers, snapshot
 from segshift.taxonomy import LabelSpace
-from segshift.types import Batch, Losses, Method
+from segshift.types import Batch, Images, Losses, Method
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,14 @@ class Engine:
         at: Position,
         state: Mapping[str, Any] | None,
         after_round: Callable[[int], None] | None = None,
+        restart: Callable[[int], Mapping[str, Tensor]] | None = None,
     ) -> Position:
         """Train `model` in place through a phase, from `at` on, and return the position after it.
 
         `state` is the content of the checkpoint written at `at`, or None at the phase's start; `after_round` is
-        called with the number of each round that ends. Raises TrainingError where a loss or gradient is not finite,
-        StoppedError after a signal to stop.
+        called with the number of each round that ends; `restart` gives the state that the network begins a round with,
+        in place of its own, once it has predicted the target (a function of the round alone: a resumed run asks again).
+        Raises TrainingError where a loss or gradient is not finite, StoppedError after a signal to stop.
         """
         steps = phase.steps if phase.fresh_optimizer else phase.length
         method = phase.method.build(model, max(steps, 1), self.settings.seed)
@@ -104,33 +106,50 @@ class Engine:
                     if phase.fresh_optimizer:
                         restore_optimizers(method, fresh)
                     self._begin_round(phase, method, data, store, at)
-                    self._save(at, method, store.finished)
+                    if restart is not None:
+                        method.players()["model"].load_state_dict(restart(n))
+                    self._save(at, method, store)
                 at = self._round(phase, name, method, data, store, at)
+                self._end_round(phase, method, data, store, at)
                 if after_round is not None:
                     after_round(n)
         return Position(at.phase + 1, 0, at.t, at.t)
 
     def _begin_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
         self._seed(at.t, Stream.TARGET)
-        # The network without its wrapper: a distributed module makes processes meet in its forward, and one that has
-        # no image to predict would be waited for. (Nor is it autocast: predictions are float32, as when scored.)
-        player = method.players()["model"]
+        with self._scan(phase, method, data, f"round {at.round}: predicting target images") as scan:
+            method.begin_round(at.round, scan, data.source, store)
+        if store.finished:
+            coverage = store.statistics()["coverage"]
+            self.reporter.say(f"round {at.round}: {100 * coverage:.1f} % of the target's pixels labelled")
+
+    def _end_round(self, phase: Phase, method: Method, data: Domains, store: PseudoLabels, at: Position) -> None:
+        """Let the method show its round. A run killed after the round's last step comes here again."""
+        # Whatever is drawn here changes nothing that follows: with a look at the round or without, a run is the same.
+        device = self.fabric.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self._seed(at.t, Stream.TARGET)
+            with self._scan(phase, method, data, f"round {at.round}: looking at target images") as scan:
+                method.end_round(at.round, scan, store)
+
+    @contextmanager
+    def _scan(self, phase: Phase, method: Method, data: Domains, title: str) -> Iterator[LogitScan]:
+        """The target through the network as it is; nothing is computed before it is looked at."""
         scan = LogitScan(
-            getattr(player, "module", player),
+            unwrapped(method.players()["model"]),
             data.target,
             self.folder / "scan",
             data.short_side,
             phase.scan,
             self.fabric.global_rank,
             self.fabric.world_size,
-            self.reporter.track(f"round {at.round}: predicting target images"),
+            self.reporter.track(title),
         )
-        method.begin_round(at.round, scan, data.source, store)
-        scan.close()
+        try:
+            yield scan
+        finally:
+            scan.close()
         self.fabric.barrier()
-        if store.finished:
-            coverage = store.statistics()["coverage"]
-            self.reporter.say(f"round {at.round}: {100 * coverage:.1f} % of the target's pixels labelled")
 
     def _round(
         self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
@@ -142,23 +161,25 @@ class Engine:
         with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
             for batch in batches:
                 rate = next(iter(method.optimizers().values())).schedule.get_last_lr()[0]
-                losses = self._step(method, self._to_device(batch), at.t, phase.clip)
+                losses, measured = self._step(method, self._to_device(batch), at.t, phase.clip)
                 seconds = time.monotonic() - started
                 started = time.monotonic()
                 self.log.append(
                     {"phase": name, "round": at.round, "step": at.t, "seconds": round(seconds, 4), "lr": rate}
-                    | {"losses": losses}
+                    | ({"losses": losses, "measured": measured} if measured else {"losses": losses})
                 )
                 bar.advance("  ".join(f"{key} {value:.3f}" for key, value in losses.items()))
                 at = replace(at, t=at.t + 1)
-                self._save_if_due(at, method, store.finished)
+                self._save_if_due(at, method, store)
         # BatchNorm statistics have followed each process's own images; those of the first are in the checkpoints.
         for player in method.players().values():
             copy_from_first(player.buffers())
         return at
 
-    def _step(self, method: Method, batch: Batch, t: int, clip: float | None) -> dict[str, float]:
-        """One optimiser step of every player; the losses, averaged over processes."""
+    def _step(
+        self, method: Method, batch: Batch, t: int, clip: float | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimiser step of every player; the losses and what is measured beside, averaged over processes."""
         self._seed(t, Stream.ENGINE)
         optimizers = method.optimizers()
         for entry in optimizers.values():
@@ -174,10 +195,14 @@ class Engine:
             entry.optimizer.step()
             entry.schedule.step()
         method.end_step(t)
-        if not logged:
+        return self._means(logged), self._means(method.measured())
+
+    def _means(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scalars averaged over processes, rounded for the log."""
+        if not scalars:
             return {}
-        means = sum_over_processes(torch.stack(list(logged.values()))) / self.fabric.world_size
-        return dict(zip(logged, [round(value, 6) for value in means.tolist()]))
+        means = sum_over_processes(torch.stack([value.detach() for value in scalars.values()])) / self.fabric.world_size
+        return dict(zip(scalars, [round(value, 6) for value in means.tolist()]))
 
     def _require_labels(self, store: PseudoLabels, state: Mapping[str, Any]) -> None:
         """A round begun with pseudo-labels is not gone on with without them: that would train another model."""
@@ -185,6 +210,13 @@ class Engine:
             raise RunError(
                 f"{store.folder}: the statistics of the round's pseudo-labels are gone; expected those that the "
                 "checkpoint at hand was trained on. Put the folder back, or start the run again in another folder"
+            )
+        soft, expected = store.soft_labels(), state.get("soft")
+        if expected is not None and (soft is None or soft.round != expected):
+            raise RunError(
+                f"{store.folder.parent}: the soft pseudo-labels of round {expected} are gone; expected those that the "
+                f"checkpoint at hand was trained on, in round-{expected}/soft-labels. "
+                "Put the folder back, or start the run again in another folder"
             )
 
     # --- guards ------------------------------------------------------------------------------------------------
@@ -237,7 +269,8 @@ class Engine:
             source = self._feed(phase, data, Stream.SOURCE, labelled.label, indices=indices, translate=translate)
         if "target" in phase.method.domains:
             label, miner = target_labels(data.target, store), miner_of(phase, data.target, store)
-            target = self._feed(phase, data, Stream.TARGET, label, miner=miner)
+            soft = soft_labels(data.target, store)
+            target = self._feed(phase, data, Stream.TARGET, label, miner=miner, soft=soft)
         steps = Steps(source, target, at.t, last, self.fabric.global_rank, self.fabric.world_size)
         # The loader draws a seed for its workers: from a generator of its own, not from the global one.
         own = torch.Generator().manual_seed(self.settings.seed)
@@ -253,11 +286,16 @@ class Engine:
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.fabric.device
-        return Batch(*(i._replace(image=i.image.to(device), label=i.label.to(device)) for i in batch))
+
+        def moved(i: Images) -> Images:
+            soft = None if i.soft is None else i.soft.to(device)
+            return i._replace(image=i.image.to(device), label=i.label.to(device), soft=soft)
+
+        return Batch(moved(batch.source), moved(batch.target))
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
-    def _save_if_due(self, at: Position, method: Method, labelled: bool) -> None:
+    def _save_if_due(self, at: Position, method: Method, store: PseudoLabels) -> None:
         settings = self.settings
         due = self._signal is not None
         if settings.checkpoint_steps is not None:
@@ -265,17 +303,20 @@ class Engine:
         elif settings.checkpoint_share > 0:
             due = due or time.monotonic() - self._saved_at > self._save_seconds / settings.checkpoint_share
         if due:
-            self._save(at, method, labelled)
+            self._save(at, method, store)
         if self._signal is not None:
             text = f"stopped by {self._signal} after step {at.t - 1}; go on with: segshift resume {self.folder}"
             raise StoppedError(text)
 
-    def _save(self, at: Position, method: Method, labelled: bool) -> None:
+    def _save(self, at: Position, method: Method, store: PseudoLabels) -> None:
         """Write the checkpoint of position `at`: everything the rest of the run depends on."""
         if not self.fabric.is_global_zero:
             return
         started = time.monotonic()
-        checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), snapshot(method, at, labelled))
+        state = snapshot(method, at, store.finished)
+        if (soft := store.soft_labels()) is not None:
+            state["soft"] = soft.round
+        checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), state)
         checkpoint.prune(self.folder / "checkpoints", self.settings.keep)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
@@ -306,6 +347,15 @@ def target_labels(target: Unlabelled | OracleTarget, store: PseudoLabels) -> Lab
         return None
     memory, names = Memory(), target.names
     return lambda index: memory.get("pseudo-label", index, lambda i: store.read(names[i]))
+
+
+def soft_labels(target: Unlabelled | OracleTarget, store: PseudoLabels) -> SoftOf | None:
+    """Where the target's soft labels come from: the newest of the phase up to this round; None where it has none."""
+    kept = None if isinstance(target, OracleTarget) else store.soft_labels()
+    if kept is None:
+        return None
+    names = target.names
+    return lambda index, geometry: kept.cut(names[index], geometry)
 
 
 def miner_of(phase: Phase, target: Unlabelled | OracleTarget, store: PseudoLabels) -> Miner | None:

@@ -21,12 +21,13 @@ from jaxtyping import Float, Float32, Integer, UInt8
 from torch import Tensor, nn
 
 from segshift.data.dataset import ImageDataset
+from segshift.data.soft_labels import to_half
 from segshift.data.transforms import resize_image, to_float, working_size
-from segshift.errors import ConfigError, RunError, TrainingError
+from segshift.errors import ConfigError, RunError
 from segshift.models.segmenter import upsample
 from segshift.parts.confidence import balanced_labels, top1
 from segshift.parts.processes import sum_over_processes
-from segshift.types import Prediction
+from segshift.types import Features, Prediction
 
 Track = Callable[[Iterator[int], int], Iterator[int]]
 """Wraps an iterator of known length to show progress."""
@@ -63,20 +64,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """A network without the wrapper of distributed or mixed-precision training: what scans predict with.
+
+    A distributed module makes processes meet in its forward, and one that has no image to predict would be waited
+    for. Nor is the network autocast: predictions are float32, as when scored.
+    """
+    return getattr(model, "module", model)
+
+
 def view_logits(
     model: nn.Module, image: UInt8[Tensor, "3 h w"], short_side: int | None, views: Views
 ) -> list[Float[Tensor, "k _ _"]]:
     """The network's low-resolution logits of one image, one map per scale and flip (flips undone)."""
+    return [logits for logits, _ in _view_outputs(model, image, short_side, views)]
+
+
+def _view_outputs(
+    model: nn.Module, image: UInt8[Tensor, "3 h w"], short_side: int | None, views: Views
+) -> Iterator[tuple[Float[Tensor, "k _ _"], Tensor | None]]:
+    """(logits, embedding) of each view, scale by scale; of the logits, flips are undone."""
     device = next(model.parameters()).device
     height, width = working_size((image.shape[1], image.shape[2]), short_side)
-    maps = []
     for scale in views.scales:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         pixels = to_float(resize_image(image, size))[None].to(device)
-        maps.append(model(pixels).logits[0])
+        output = model(pixels)
+        yield output.logits[0], output.embedding
         if views.flip:
-            maps.append(model(pixels.flip(3)).logits[0].flip(2))
-    return maps
+            output = model(pixels.flip(3))
+            yield output.logits[0].flip(2), output.embedding
 
 
 def average_views(
@@ -118,6 +135,8 @@ class LogitScan:
         self.indices: Sequence[int] = range(rank, len(dataset.names), world)
         self.track: Track = track or (lambda items, _: items)
         self._prior: Tensor | None = None
+        self._others: list[LogitScan] = []
+        """Scans of the same images through other networks."""
         self._sizes: dict[int, tuple[int, int]] = {}
         """Working size of each image whose logits are cached."""
 
@@ -132,9 +151,32 @@ class LogitScan:
     def __iter__(self) -> Iterator[Prediction]:
         for index, maps, size in self._maps():
             prob = average_views(maps, size, self._align_corners, self.views.average)
-            if self._prior is not None:
-                prob = prob * upsample(self._prior[None], size, align_corners=False)[0]
-            yield Prediction(self.dataset.names[index], prob)
+            yield Prediction(self.dataset.names[index], self._weighed(prob))
+
+    def features(self) -> Iterator[Features]:
+        """Logits and embedding (float32) of each image, on the network's device; the network runs anew each time.
+
+        Nothing is cached: an embedding is a hundred times its logits. Raises ConfigError where the network shows none.
+        """
+        for index in self.track(iter(self.indices), len(self.indices)):
+            maps, embedding, size = self._look(index)
+            if embedding is None:
+                raise ConfigError(
+                    f"{type(self.model).__name__}: shows no features under its classifier (Output.embedding); "
+                    "expected a network that does, such as SmallNet, DeepLabV2 or DeepLabV3Plus"
+                )
+            name = self.dataset.names[index]
+            yield Features(name, maps, embedding, size, self._align_corners, self.views.average)
+
+    def probabilities(self, found: Features, size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+        """Class probabilities at `size`, the average over the views of what `features` gave, on its device."""
+        return self._weighed(average_views(found.maps, size, found.align_corners, found.average))
+
+    def _weighed(self, prob: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+        if self._prior is None:
+            return prob
+        size = (prob.shape[1], prob.shape[2])
+        return prob * upsample(self._prior[None].to(prob.device), size, align_corners=False)[0]
 
     def confidences(self) -> Iterator[tuple[str, Float[Tensor, "h w"], Integer[Tensor, "h w"]]]:
         """(name, largest probability, its class) of each image: what ranking needs, without the softmax map."""
@@ -169,12 +211,26 @@ class LogitScan:
         other.indices = [index for start in starts for index in order[start : start + unit]]
         return other
 
+    def through(self, model: nn.Module) -> LogitScan:
+        """The same images, in the same order, through another network (without its wrapper).
+
+        Its logits are cached apart, until it or this scan is closed.
+        """
+        other = copy.copy(self)
+        other.model = unwrapped(model)
+        other.folder = self.folder.with_name(f"{self.folder.name}-{len(self._others)}")
+        other._sizes, other._others = {}, []
+        self._others.append(other)
+        return other
+
     def merge(self, partial: Tensor) -> Tensor:
         """The sum over processes, in rank order."""
         return sum_over_processes(partial)
 
     def close(self) -> None:
-        """Remove the cached logits."""
+        """Remove the cached logits, those of scans through other networks too."""
+        for other in self._others:
+            other.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # another process's logits are still there
             self.folder.parent.rmdir()
@@ -194,36 +250,35 @@ class LogitScan:
 
     def _record(self) -> None:
         """Cache the logits of those images that are not cached yet."""
-        if not self._sizes:
+        if not self._sizes:  # what lies in the folder is of a run that was killed
             shutil.rmtree(self.folder, ignore_errors=True)
         missing = [index for index in self.indices if index not in self._sizes]
-        if not missing:
-            return
+        if missing:
+            for index in self.track(iter(missing), len(missing)):
+                maps, _, size = self._look(index)
+                self._keep(index, maps, size)
+
+    def _look(self, index: int) -> tuple[list[Tensor], Tensor | None, tuple[int, int]]:
+        """(logits of each view in float16, embedding of the first in float32, working size) of an image."""
+        image = self.dataset.image(index)
+        maps, embedding = [], None
+        with evaluating(self.model):
+            for logits, features in _view_outputs(self.model, image, self.short_side, self.views):
+                if not maps and features is not None:
+                    embedding = features[0].float()
+                maps.append(to_half(logits, self.dataset.names[index]))
+        return maps, embedding, working_size((image.shape[1], image.shape[2]), self.short_side)
+
+    def _keep(self, index: int, maps: list[Tensor], size: tuple[int, int]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with evaluating(self.model):
-                for index in self.track(iter(missing), len(missing)):
-                    image = self.dataset.image(index)
-                    for view, logits in enumerate(view_logits(self.model, image, self.short_side, self.views)):
-                        half = to_half(logits, self.dataset.names[index])
-                        np.save(self.folder / f"{index:08d}-{view}.npy", half)
-                    self._sizes[index] = working_size((image.shape[1], image.shape[2]), self.short_side)
+            for view, logits in enumerate(maps):
+                np.save(self.folder / f"{index:08d}-{view}.npy", logits.cpu().numpy())
         except OSError as error:
             raise RunError(
                 f"{self.folder}: cannot keep the predictions ({error}); free disk space and resume"
             ) from error
-
-
-def to_half(logits: Float[Tensor, "k h w"], name: str) -> np.ndarray:
-    """float16 numpy array; a logit that float16 cannot hold is an error naming the image."""
-    half = logits.detach().float().cpu().to(torch.float16)
-    if not bool(torch.isfinite(half).all()):
-        largest = float(logits.abs().max())
-        raise TrainingError(
-            f"image {name}: largest logit {largest:g}; expected finite numbers below 65504. The network has diverged: "
-            "go back to an earlier checkpoint, or lower the learning rate"
-        )
-    return half.numpy()
+        self._sizes[index] = size
 
 
 def predict_label(

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -43,6 +44,7 @@ class Images(NamedTuple):
     name: tuple[str, ...]
     geometry: tuple[Geometry, ...] | None = None
     soft: Float[Tensor, "b k h w"] | None = None
+    """Class probabilities that a round began with, cut like the image; 0 for every class where the image is padding."""
 
 
 class Batch(NamedTuple):
@@ -58,6 +60,23 @@ class Prediction(NamedTuple):
     name: str
     prob: Float[Tensor, "k h w"]
     embedding: Tensor | None = None
+
+
+class Features(NamedTuple):
+    """What a network shows of one whole image, at its own low resolution."""
+
+    name: str
+    maps: list[Tensor]
+    """Logits (k, _, _) of each view, rounded to float16; flips are undone. The first view is the image at the first
+    scale asked for, not mirrored."""
+    embedding: Float[Tensor, "d h w"]
+    """Per-pixel features of the first view, under the classifier; at the stride they have there."""
+    size: tuple[int, int]
+    """Working size of the image (h, w)."""
+    align_corners: bool = False
+    """How the network's logits are brought to another size."""
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged over the views at full size: softmaxes, or logits whose softmax is taken then."""
 
 
 class Output(NamedTuple):
@@ -98,6 +117,23 @@ class Scan(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureScan(Scan, Protocol):
+    """A scan of a network's features: what clustering looks at."""
+
+    def features(self) -> Iterator[Features]:
+        """Logits and embedding of each image, in name order; the network runs anew each time."""
+        ...
+
+    def probabilities(self, found: Features, size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+        """Class probabilities at `size`, the average over the views of what `features` gave."""
+        ...
+
+    def through(self, model: nn.Module) -> FeatureScan:
+        """The same images through another network; its logits are cached apart."""
+        ...
+
+
 Predictions = Scan | Iterable[Prediction]
 
 
@@ -115,6 +151,21 @@ class LabelStore(Protocol):
 
     def kept(self, name: str) -> dict[str, Tensor] | None:
         """What was kept under a name; None where nothing was."""
+        ...
+
+    def write_soft(self, found: Features) -> None:
+        """Keep an image's low-resolution logits: the sampler cuts `Images.soft` out of them, in this and later rounds
+        (until a round keeps others)."""
+        ...
+
+    def read_soft(self, name: str, size: tuple[int, int], device: torch.device | None = None) -> Float[Tensor, "k h w"]:
+        """Class probabilities of a whole image at `size`: of the logits kept last, by this round or an earlier one.
+
+        They are computed on `device` (None: the processor)."""
+        ...
+
+    def write_view(self, kind: str, name: str, label: Integer[Tensor, "h w"]) -> None:
+        """Keep one more label map of an image, to be looked at in the report: round-N/KIND/NAME.png."""
         ...
 
     def finish(self, thresholds: Mapping[str, Sequence[float]]) -> None:
@@ -145,6 +196,14 @@ class Method(Protocol):
 
     def end_step(self, t: int) -> None:
         """After the optimiser step: moving averages and the like."""
+        ...
+
+    def end_round(self, n: int, scan: Scan, store: LabelStore) -> None:
+        """After the last step of round n: what the method has to show of it. Changes nothing that is trained."""
+        ...
+
+    def measured(self) -> Mapping[str, Tensor]:
+        """Scalars of the last step that are logged beside its losses, and not minimised."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

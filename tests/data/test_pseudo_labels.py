@@ -17,6 +17,7 @@ from PIL import Image
 from segshift import types
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.errors import RunError, TrainingError
+from segshift.scan import average_views
 
 K = 4
 IDS = st.sampled_from([0, 1, 2, 3, 255])
@@ -97,6 +98,76 @@ def test_what_is_kept_beside_the_rounds_is_read_back(tmp_path):
         store.kept("prior")
 
 
+def soft(name, seed=0):
+    """An image of 4 x 6 pixels whose logits have two views of 2 x 3."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = [torch.randn(K, 2, 3, generator=generator) for _ in range(2)]
+    return types.Features(name, maps, torch.zeros(1, 1, 1), (4, 6))
+
+
+def test_soft_labels_are_closed_with_the_round(store):
+    store.write("a", torch.zeros(4, 6, dtype=torch.uint8))
+    assert store.soft_labels() is None
+    store.write_soft(soft("a"))
+    assert store.soft_labels() is None
+    store.finish({})
+    kept = PseudoLabels(store.folder, K).soft_labels()
+    assert kept is not None
+    assert (kept.round, kept.folder) == (3, store.folder / "soft-labels")
+    assert kept.cut("a", types.Geometry((4, 6), 0, 0, (4, 6), False)).shape == (K, 4, 6)
+
+
+def test_a_round_without_soft_labels_has_none(store):
+    store.write("a", torch.zeros(4, 6, dtype=torch.uint8))
+    store.finish({})
+    assert store.soft_labels() is None
+    assert not (store.folder / "soft-labels").exists()
+    with pytest.raises(RunError, match=r"round-3/soft-labels: holds no soft pseudo-labels, nor do earlier rounds"):
+        store.read_soft("a", (4, 6))
+
+
+def test_soft_labels_hold_until_a_round_keeps_others(tmp_path):
+    stores = {n: PseudoLabels(tmp_path / f"round-{n}", K) for n in range(1, 5)}
+    for n in (2, 4):
+        stores[n].write_soft(soft("a", seed=n))
+        stores[n].finish({})
+    found = {n: kept and kept.round for n, kept in ((n, store.soft_labels()) for n, store in stores.items())}
+    assert found == {1: None, 2: 2, 3: 2, 4: 4}
+    expected = average_views([m.half() for m in soft("a", seed=2).maps], (8, 12), False, "probabilities")
+    torch.testing.assert_close(stores[3].read_soft("a", (8, 12)), expected, rtol=0, atol=1e-5)
+    assert not torch.equal(stores[4].read_soft("a", (8, 12)), stores[3].read_soft("a", (8, 12)))
+    # While a round is written anew, what it has written so far is its own; a kill leaves that of before.
+    stores[4].write_soft(soft("a", seed=9))
+    expected = average_views([m.half() for m in soft("a", seed=9).maps], (8, 12), False, "probabilities")
+    torch.testing.assert_close(stores[4].read_soft("a", (8, 12)), expected, rtol=0, atol=1e-5)
+    before = PseudoLabels(tmp_path / "round-4", K).soft_labels()
+    assert before is not None
+    assert before.round == 2
+
+
+def test_views_are_read_back_and_may_be_written_again(store):
+    store.write("town/a", torch.zeros(2, 2, dtype=torch.uint8))
+    store.finish({})
+    before = (store.folder / "statistics.json").read_bytes()
+    for label in (torch.tensor([[0, 1], [255, 3]]), torch.tensor([[3, 3], [255, 3]])):
+        store.write_view("self-labelling", "town/a", label)
+        assert torch.equal(store.read_view("self-labelling", "town/a"), label.to(torch.uint8))
+    assert (store.folder / "self-labelling" / "town" / "a.png").is_file()
+    assert (store.folder / "statistics.json").read_bytes() == before
+    assert not store.read("town/a").any()
+    with pytest.raises(RunError, match=r"rectified/town/a\.png.*does not exist.*start of round 3"):
+        store.read_view("rectified", "town/a")
+    with pytest.raises(ValueError, match=r"rectified view of 'b' holds ids \[4\]"):
+        store.write_view("rectified", "b", torch.tensor([[4]]))
+
+
+@pytest.mark.parametrize("kind", ["", "..", "a/b", "-", "pseudo-labels", "predictions", "soft-labels", "a b"])
+def test_a_kind_of_view_is_a_plain_name(store, kind):
+    with pytest.raises(ValueError, match=r"a view is of kind .*expected letters and digits"):
+        store.write_view(kind, "a", torch.zeros(2, 2, dtype=torch.uint8))
+    assert not store.folder.exists()
+
+
 def test_predictions_not_given_are_not_counted_as_zero(store):
     store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
     store.finish({})
@@ -125,6 +196,7 @@ def test_two_processes_say_what_one_says(tmp_path):
         store = PseudoLabels(tmp_path / "two" / "round-1", K, merge)
         for i in range(rank, 5, 2):
             store.write(str(i), labels[i], predicted[i])
+            store.write_soft(soft(str(i), seed=i))
         store.finish({"theta": [0.5]})
         return (store.folder / "statistics.json").read_text()
 
@@ -132,7 +204,12 @@ def test_two_processes_say_what_one_says(tmp_path):
         texts = list(pool.map(process, range(2)))
     assert all(partial.dtype == torch.int64 for partial in parts)
     assert texts == [(whole.folder / "statistics.json").read_text()] * 2
-    assert torch.equal(PseudoLabels(tmp_path / "two" / "round-1", K).read("4"), labels[4].to(torch.uint8))
+    again = PseudoLabels(tmp_path / "two" / "round-1", K)
+    assert torch.equal(again.read("4"), labels[4].to(torch.uint8))
+    kept = again.soft_labels()
+    assert kept is not None
+    assert json.loads((kept.folder / "index.json").read_text())["images"] == 5
+    assert sorted(path.stem for path in kept.folder.glob("*.safetensors")) == ["0", "1", "2", "3", "4"]
 
 
 def test_an_unfinished_round_is_known_as_such(store):

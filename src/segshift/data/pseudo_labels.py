@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float32, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
 from segshift import checkpoint
 from segshift.checkpoint import atomic_write
 from segshift.data.files import read_label
+from segshift.data.soft_labels import SoftLabels
 from segshift.errors import DataError, RunError, TrainingError
-from segshift.types import IGNORE
+from segshift.types import IGNORE, Features, Geometry
+
+LABELS, PREDICTIONS, SOFT = "pseudo-labels", "predictions", "soft-labels"
+"""Folders of a round; a view may have none of these names."""
 
 
 def _identity(partial: Tensor) -> Tensor:
@@ -33,7 +37,8 @@ def _identity(partial: Tensor) -> Tensor:
 class PseudoLabels:
     """The store of one round; a `LabelStore` for the method that writes it, and what the sampler reads.
 
-    `folder` is named round-N. `merge` sums an int64 tensor over all processes (the identity for one process).
+    `folder` is named round-N, and stands beside those of the phase's other rounds. `merge` sums an int64 tensor over
+    all processes (the identity for one process).
     `keep_predictions`: also keep what each pixel was predicted as, in `predictions/NAME.png` (mining reads it).
     """
 
@@ -52,6 +57,7 @@ class PseudoLabels:
         self.num_classes = num_classes
         self._keep_predictions = keep_predictions
         self._merge = merge or _identity
+        self._soft = self._soft_of(self.round)
         self._reset()
 
     def _reset(self) -> None:
@@ -68,11 +74,11 @@ class PseudoLabels:
 
     def path(self, name: str) -> Path:
         """The file of an image's pseudo-label."""
-        return self.folder / "pseudo-labels" / f"{name}.png"
+        return self.folder / LABELS / f"{name}.png"
 
     def prediction_path(self, name: str) -> Path:
         """The file of what an image's pixels were predicted as."""
-        return self.folder / "predictions" / f"{name}.png"
+        return self.folder / PREDICTIONS / f"{name}.png"
 
     def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Integer[Tensor, "h w"] | None = None) -> None:
         """Keep a pseudo-label: class ids, 255 where nothing was selected, at the image's working size.
@@ -95,6 +101,48 @@ class PseudoLabels:
             self._with_prediction += 1
             if self._keep_predictions:
                 atomic_write(self.prediction_path(name), _png(predicted))
+
+    def write_soft(self, found: Features) -> None:
+        """Keep an image's logits in float16, in `soft-labels`; `finish` closes them too. Errors as of `write`."""
+        self._soft.write(found)
+
+    def soft_labels(self) -> SoftLabels | None:
+        """The newest complete soft labels up to this round, of the folders beside this one; None where none are."""
+        rounds = (self._soft_of(n) for n in range(self.round, 0, -1))
+        return next((soft for soft in rounds if soft.complete), None)
+
+    def read_soft(
+        self, name: str, size: tuple[int, int], device: torch.device | None = None
+    ) -> Float32[Tensor, "k h w"]:
+        """Class probabilities of a whole image at `size` (h, w), of the newest soft labels up to this round.
+
+        They are computed on `device` (None: the processor).
+        Within a round that is not finished, those it has written count. Raises RunError where there are none.
+        """
+        soft = self._soft if name in self._soft.written else self.soft_labels()
+        if soft is None:
+            raise RunError(f"{self._soft.folder}: holds no soft pseudo-labels, nor do earlier rounds. {self._cure}")
+        return soft.cut(name, Geometry(size, 0, 0, size, flip=False), device)
+
+    def _soft_of(self, n: int) -> SoftLabels:
+        return SoftLabels(self.folder.with_name(f"round-{n}") / SOFT, self.num_classes, n)
+
+    def view_path(self, kind: str, name: str) -> Path:
+        """The file of a label map that is only looked at. Raises ValueError where `kind` is no name for a folder."""
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", kind) is None or kind in (LABELS, PREDICTIONS, SOFT):
+            raise ValueError(f"a view is of kind {kind!r}; expected letters and digits, such as self-labelling")
+        return self.folder / kind / f"{name}.png"
+
+    def write_view(self, kind: str, name: str, label: Integer[Tensor, "h w"]) -> None:
+        """Keep one more label map of an image (ids, or 255), before or after `finish`; one that is there is replaced.
+
+        Nothing trains on it. Raises RunError where the disk refuses.
+        """
+        atomic_write(self.view_path(kind, name), _png(self._checked(label.cpu(), f"{kind} view of {name!r}")))
+
+    def read_view(self, kind: str, name: str) -> UInt8[Tensor, "h w"]:
+        """A label map that `write_view` kept. RunError where the file is gone or damaged."""
+        return self._read(self.view_path(kind, name), name)
 
     def _checked(self, label: Tensor, what: str) -> Tensor:
         wrong = label[(label < 0) | ((label >= self.num_classes) & (label != IGNORE))]
@@ -120,9 +168,9 @@ class PseudoLabels:
         """
         numbers = {key: [float(value) for value in values] for key, values in thresholds.items()}
         _require_finite(numbers, self.folder)
-        head = torch.tensor([self._pixels, len(self._written), self._with_prediction], dtype=torch.int64)
-        merged = self._merge(torch.cat([head, self._kept, self._predicted])).tolist()
-        (pixels, images, with_prediction), counts = merged[:3], merged[3:]
+        head = [self._pixels, len(self._written), self._with_prediction, len(self._soft.written)]
+        merged = self._merge(torch.cat([torch.tensor(head), self._kept, self._predicted])).tolist()
+        (pixels, images, with_prediction, soft), counts = merged[:4], merged[4:]
         kept = counts[: self.num_classes]
         statistics = {
             "round": self.round,
@@ -136,6 +184,7 @@ class PseudoLabels:
         }
         # The merge is over when every process has written its labels, so this file says that all are there; each
         # process writes the same bytes.
+        self._soft.finish(soft)
         atomic_write(self._statistics_file, json.dumps(statistics, indent=1).encode())
         self._reset()
 
@@ -175,7 +224,7 @@ class PseudoLabels:
         try:
             label = read_label(path)
         except DataError as error:
-            raise RunError(f"{error}. It is the pseudo-label of image {name!r}. {self._cure}") from error
+            raise RunError(f"{error}. It is a label map of image {name!r}. {self._cure}") from error
         foreign = label[(label >= self.num_classes) & (label != IGNORE)]
         if foreign.numel():
             raise RunError(

@@ -21,7 +21,7 @@ from segshift.data.dataset import ImageDataset
 from segshift.data.mining import Miner
 from segshift.data.transforms import View, apply_to_image, apply_to_label, draw_geometry
 from segshift.errors import DataError
-from segshift.types import IGNORE, Batch, Images
+from segshift.types import IGNORE, Batch, Geometry, Images
 
 
 class Stream(IntEnum):
@@ -58,6 +58,8 @@ def subset_at(seed: int, stream: Stream, key: int, count: int, share: float) -> 
 
 LabelOf = Callable[[int], Tensor]
 """The label of the image at an index, uint8 (h, w): truth, or a pseudo-label."""
+SoftOf = Callable[[int, Geometry], Tensor]
+"""The class probabilities of the image at an index, cut like it: float32 (k, h, w) of the geometry's size."""
 Translate = Callable[[Tensor, int, int], Tensor]
 """An image, uint8 (3, h, w), the step and the slot -> the same scene in another style, at any size of that aspect."""
 
@@ -81,6 +83,8 @@ class Feed:
     """The images drawn from; None: all."""
     translate: Translate | None = None
     """Changes the style of whole images before they are cut; None: they are as they are."""
+    soft: SoftOf | None = None
+    """None: no class probabilities beside the labels."""
 
     def images(self, t: int, slots: range) -> Images:
         """The images of step t in the given places of the global batch."""
@@ -88,8 +92,10 @@ class Feed:
         if len({tuple(image.shape) for image, *_ in drawn}) > 1:
             sizes = sorted({tuple(image.shape[1:]) for image, *_ in drawn})
             raise DataError(f"images of one batch have sizes {sizes}; set a crop (such as 256 256) to cut them alike")
-        image, label, name, geometry = zip(*drawn)
-        return Images(torch.stack(image), torch.stack(label), name, geometry)
+        image, label, name, geometry, soft = zip(*drawn)
+        return Images(
+            torch.stack(image), torch.stack(label), name, geometry, None if self.soft is None else torch.stack(soft)
+        )
 
     def _one(self, t: int, slot: int):
         count = len(self.dataset.names) if self.indices is None else len(self.indices)
@@ -109,7 +115,8 @@ class Feed:
             label = torch.full(geometry.size, IGNORE, dtype=torch.long)
         else:
             label = apply_to_label(self.label(index), geometry)
-        return apply_to_image(image, geometry), label, self.dataset.names[index], geometry
+        soft = None if self.soft is None else self.soft(index, geometry)
+        return apply_to_image(image, geometry), label, self.dataset.names[index], geometry, soft
 
 
 def no_images() -> Images:

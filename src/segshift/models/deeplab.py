@@ -39,7 +39,11 @@ CAFFE_BACKBONES = ("resnet50", "resnet101", "resnet152")
 
 @dataclass(frozen=True)
 class DeepLabV2:
-    """DeepLab v2: dilated 3x3 convolutions from the deepest features to class scores, summed; no global pooling."""
+    """DeepLab v2: dilated 3x3 convolutions from the deepest features to class scores, summed; no global pooling.
+
+    Output: `embedding` is the deepest stage (2048 channels for the ResNets), for the classifier is that sum and there
+    is nothing between. The release of ProDA, and so of CPSL, projects to 256 channels before class scores instead.
+    """
 
     backbone: str = "resnet101"
     output_stride: int = 8

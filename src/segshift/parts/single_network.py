@@ -42,6 +42,13 @@ class SingleNetwork:
     def end_step(self, t: int) -> None:
         """Nothing follows a step."""
 
+    def end_round(self, n: int, scan: Scan, store: LabelStore) -> None:
+        """There is nothing to show."""
+
+    def measured(self) -> Mapping[str, Tensor]:
+        """Nothing beside the losses."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
