@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -36,3 +36,29 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     for part in parts[1:]:
         total += part
     return total
+
+
+def gather_by_slot(tensor: Tensor, slots: Sequence[int]) -> Tensor:
+    """Rows of all processes, (b, ...) on each, in the order of the images' places in the global batch.
+
+    `slots`: the place of each of this process's rows. Every process gets the same rows; each may have another number.
+    """
+    if world_size() == 1:
+        return tensor
+    own = torch.tensor([len(slots)], device=tensor.device)
+    counts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(counts, own)
+    longest = int(torch.cat(counts).max())
+    keys = torch.full((longest,), _NO_SLOT, device=tensor.device)
+    keys[: len(slots)] = torch.tensor(slots, device=tensor.device)
+    rows = torch.cat((tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:]))).contiguous()
+    all_keys = [torch.empty_like(keys) for _ in range(world_size())]
+    all_rows = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(all_keys, keys)
+    dist.all_gather(all_rows, rows)
+    order = torch.cat(all_keys).argsort(stable=True)
+    return torch.cat(all_rows)[order[: int(torch.cat(counts).sum())]]
+
+
+_NO_SLOT = 2**62
+"""Sorts behind every place of a batch."""
