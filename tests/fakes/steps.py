@@ -13,17 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from segshift.types import IGNORE, Batch, Images
+from segshift.types import IGNORE, Batch, Geometry, Images
 
 CLASSES, SIZE = 4, 32
 
 
 def images(seed: int, count: int = 3, size: int = SIZE) -> Images:
-    """Noise, with random labels of which a fifth is ignored."""
+    """Noise, with random labels of which a fifth is ignored, and soft ones that are 0 there."""
     rng = torch.Generator().manual_seed(seed)
     label = torch.randint(0, CLASSES, (count, size, size), generator=rng)
     label[torch.rand(label.shape, generator=rng) < 0.2] = IGNORE
-    return Images(torch.rand(count, 3, size, size, generator=rng), label, tuple(f"{seed}_{i}" for i in range(count)))
+    image, names = torch.rand(count, 3, size, size, generator=rng), tuple(f"{seed}_{i}" for i in range(count))
+    geometry = tuple(Geometry((size, size), 0, 0, (size, size), False, slot) for slot in range(count))
+    soft = torch.randn(count, CLASSES, size, size, generator=rng).softmax(1) * (label != IGNORE)[:, None]
+    return Images(image, label, names, geometry, soft)
+
+
+def share(given: Images, rank: int, world: int = 2) -> Images:
+    """The images of one process."""
+    assert given.geometry is not None and given.soft is not None
+    own = slice(rank, None, world)
+    return Images(given.image[own], given.label[own], given.name[own], given.geometry[own], given.soft[own])
 
 
 def batch() -> Batch:
@@ -67,7 +77,7 @@ def three_steps(method: Any, rank: int | None) -> dict[str, Tensor]:
         for name, player in method.players().items():
             setattr(method, name, DistributedDataParallel(player))
             getattr(method, name).align_corners = getattr(player, "align_corners", None)
-        given = Batch(*(Images(x.image[rank::2], x.label[rank::2], x.name[rank::2]) for x in given))
+        given = Batch(*(share(x, rank) for x in given))
     for t in range(3):
         step(method, given, t)
     return weights(method)
