@@ -190,14 +190,22 @@ class Chart(NamedTuple):
     """Title of the legend."""
 
 
-def chart(charts: Sequence[Chart], columns: int, x_label: str, y_label: str, kind: Literal["png", "svg"]) -> bytes:
+def chart(
+    charts: Sequence[Chart],
+    columns: int,
+    x_label: str,
+    y_label: str,
+    kind: Literal["png", "svg"],
+    same_height: bool = True,
+) -> bytes:
     """A sheet of charts with legends, all on the same axes, as the content of a PNG or SVG file.
 
-    Curves take colours from dark to light in the order given, as values of one parameter do.
+    Curves take colours from dark to light in the order given, as values of one parameter do. `same_height` = False:
+    each chart's y axis fits its own curves, where charts show different figures.
     """
     rows = -(-len(charts) // columns)
     figure = Figure(figsize=(4.6 * columns + 0.4, 3.1 * rows + 0.3), layout="constrained", facecolor="white")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    grid = figure.subplots(rows, columns, sharex=True, sharey=same_height, squeeze=False).flatten()
     for axes, entry in zip(grid, charts, strict=False):
         _draw_chart(axes, entry)
     for axes in grid[len(charts) :]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from segshift import draw
 from segshift.checkpoint import atomic_write
+from segshift.draw_cpsl import DISTRIBUTIONS, WHO_IS_RIGHT
 from segshift.errors import RunError
 from segshift.report_figures import Row, figures_of, read_all, rows_of, run_figures
 from segshift.run_folder import Run
@@ -32,7 +33,12 @@ _WIDEST = 640
 """Pixels; wider panel pictures are scaled down in the page."""
 _POINTS = 200
 """Most points of a loss curve; more steps are averaged in equal groups."""
-_PHASES = {"warmup": "Warm-up", "alignment": "Second warm-up", "adaptation": "Adaptation"}
+_PHASES = {
+    "warmup": "Warm-up",
+    "alignment": "Second warm-up",
+    "adaptation": "Adaptation",
+    "distillation": "Distillation",
+}
 
 
 def write_report(
@@ -122,6 +128,8 @@ def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
         "overall": {name: values for name, values in lists.items() if not all(len(v) == k for v in values)},
         "kept": rates,
         "prior": _embedded(run.path / "spatial-prior.png"),
+        "who_is_right": _embedded(run.path / WHO_IS_RIGHT),
+        "distributions": _embedded(run.path / DISTRIBUTIONS),
         "charts": [chart for phase in _PHASES if (chart := _chart(run, phase))],
         "recipe": run.info.get("recipe"),
     }

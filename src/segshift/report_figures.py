@@ -17,6 +17,7 @@ from rich.table import Table
 
 from segshift.errors import ConfigError, RunError
 from segshift.evaluate import Scores, compare
+from segshift.label_views import read_counts
 from segshift.run_folder import Run, read_run
 from segshift.taxonomy import LabelSpace
 
@@ -28,14 +29,14 @@ class Row:
     """A model in the tables: its name, where it comes from, and the row its differences refer to."""
 
     label: str
-    kind: Literal["warmup", "alignment", "adapted", "oracle"]
+    kind: Literal["warmup", "alignment", "adaptation", "adapted", "oracle"]
     run: Run
     scores: Scores | None
     base: int | None
 
     @property
     def picture(self) -> str:
-        return f"{self.kind}.png" if self.kind in ("warmup", "alignment") else "final.png"
+        return "final.png" if self.kind in ("adapted", "oracle") else f"{self.kind}.png"
 
 
 def results(runs: Sequence[Path], oracle: Path | None = None) -> dict[str, Any]:
@@ -82,7 +83,8 @@ def read_all(runs: Sequence[Path], oracle: Path | None) -> tuple[list[Run], Run 
 def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
     """Source-only (once, where all runs share it), second warm-ups, adapted models, the oracle; labels are distinct.
 
-    A second warm-up stands before the first run that starts from it, and nowhere where it is one of the runs itself.
+    A second warm-up, or the teacher of a student, stands before the first run that starts from it, and nowhere where it
+    is one of the runs itself.
     """
     rows: list[Row] = []
     shared = len({_model_key(run.warmup_label, run.warmup, run) for run in runs}) == 1
@@ -93,10 +95,15 @@ def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
         if not is_warmup and (not shared or not rows):
             rows.append(Row(run.warmup_label, "warmup", run, run.warmup, None))
         base = max((i for i, row in enumerate(rows) if row.kind == "warmup"), default=None)
-        key = _model_key(run.alignment_label, run.alignment, run)
-        if run.alignment is not None and key not in shown:
-            rows.append(Row(run.alignment_label, "alignment", run, run.alignment, base))
-            shown.add(key)
+        between = (
+            Row(run.alignment_label, "alignment", run, run.alignment, base),
+            Row(run.adaptation_label, "adaptation", run, run.adaptation, base),
+        )
+        for row in between:
+            key = _model_key(row.label, row.scores, run)
+            if row.scores is not None and key not in shown:
+                rows.append(row)
+                shown.add(key)
         rows.append(Row(str(run.info["label"]), "adapted", run, run.final, base))
     if oracle:
         rows.append(Row(ORACLE, "oracle", oracle, oracle.final, 0 if shared else None))
@@ -195,5 +202,7 @@ def run_figures(run: Run) -> dict[str, Any]:
         "folder": run.folder,
         **known,
         "rounds": [dict(statistics) for statistics in run.rounds],
+        "distilled": [dict(statistics) for statistics in run.distilled],
         "label_quality": [{k: v for k, v in entry.items() if k not in counts} for entry in run.label_quality],
+        "label_views": read_counts(run.path),
     }

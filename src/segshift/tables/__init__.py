@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 
 from segshift.errors import ConfigError
-from segshift.tables import category_adaptive, cbst, iast, selectors
+from segshift.tables import category_adaptive, cbst, cpsl, iast, selectors
 from segshift.tables.declare import Row, Table
 
-TABLES = {table.name: table for table in (*cbst.TABLES, *category_adaptive.TABLES, *iast.TABLES, selectors.TABLE)}
+_PAPERS = (*cbst.TABLES, *category_adaptive.TABLES, *iast.TABLES, *cpsl.TABLES)
+TABLES = {table.name: table for table in (*_PAPERS, selectors.TABLE)}
 
 
 def find(name: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segshift.options import TableOptions
+from segshift.restart import student_note
 from segshift.tables import published
 from segshift.tables.declare import NETWORKS, Row, Table
 from segshift.tables.plan import Job
@@ -26,6 +27,7 @@ def caption(
     ]
     if options.variant == "released":
         notes.append("Variant released: details of the released code where it differs from the paper.")
+    notes += dict.fromkeys(note for job in jobs if (note := student_note(job.recipe)) is not None)
     if any(row.multi_scale for row in rows):
         views = next(job.key.views for job in jobs if job.row.multi_scale)
         notes.append(f"+MST: the model of the row without it, scored on scales {views}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from segshift.recipe import Recipe
@@ -74,6 +74,8 @@ class Panel:
     """Title of the legend."""
     usual: str = ""
     """Key of the row that is drawn stronger: the setting of the tables."""
+    figure: Literal["mIoU", "MPA"] = "mIoU"
+    """What is drawn: the mean IoU of all classes, or the mean pixel accuracy."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Table:
     """The group it runs on where `--data` names none and `groups` is empty."""
     means: tuple[tuple[str, str], ...] = ()
     """(heading, subset of the label space) of each mean; empty: every subset that the label space has."""
+    accuracy: bool = False
+    """A column of the mean pixel accuracy (MPA; CPSL paper, Eq. 15-16), after the means."""
     labels: tuple[tuple[str, str], ...] = ()
     """(heading, figure) of each column about pseudo-labels; figures are those of `results.Entry.labels`."""
     published: tuple[str, str] | None = None
@@ -102,6 +106,8 @@ class Table:
     """Cross-validation over the images of each city."""
     panels: tuple[Panel, ...] = ()
     """A figure instead of a table."""
+    pictures: bool = False
+    """Test images with the labels that each row gives them, side by side."""
     notes: tuple[str, ...] = ()
     """What has to be said under it on the paper's own pair; under a figure, or a table of ours, wherever it is run."""
     reading: tuple[str, ...] = ()

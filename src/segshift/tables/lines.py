@@ -20,6 +20,7 @@ from segshift.tables.results import Entry, Results
 from segshift.taxonomy import LabelSpace
 
 DELTA = "Δ"
+MPA = "MPA"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class _Figures:
 
     iou: Mapping[str, float]
     means: tuple[float, ...]
+    """Of each mean that the table has, and the mean pixel accuracy where it shows that."""
     labels: Mapping[tuple[int, str], float]
     """(round, figure) -> the figure of that round's pseudo-labels, as far as there are any."""
 
@@ -39,6 +41,8 @@ class _Columns(NamedTuple):
     """(heading, figure), of the first round."""
     means: tuple[tuple[str, str], ...]
     """(heading, subset)"""
+    accuracy: bool
+    """Whether the mean pixel accuracy stands after them."""
     delta: bool
     rounds: tuple[int, ...]
     """Later rounds, whose pseudo-labels only the CSV has."""
@@ -46,7 +50,11 @@ class _Columns(NamedTuple):
     def headings(self, every: Sequence[Scores]) -> tuple[str, ...]:
         first = (_round(heading, 1) for heading, _ in self.labels)
         means = (_heading(name, subset, every) for name, subset in self.means)
-        return (*first, *means, *((DELTA,) if self.delta else ()))
+        return (*first, *means, *self._accuracy(every), *((DELTA,) if self.delta else ()))
+
+    def _accuracy(self, every: Sequence[Scores]) -> tuple[str, ...]:
+        """It is over the classes of `all` that occur in the truth, as that subset's mean IoU is."""
+        return (_heading(MPA, "all", every),) if self.accuracy else ()
 
     def later(self) -> tuple[tuple[str, tuple[int, str]], ...]:
         """(heading, (round, figure)) of the columns that only the CSV has."""
@@ -106,7 +114,8 @@ def _finished(row: Row, section: str, jobs: Sequence[Job], results: Results) -> 
 
 def _columns(table: Table, rows: Sequence[Row], every: Sequence[Scores], entries: Sequence[Entry]) -> _Columns:
     rounds = sorted({n for entry in entries for n in entry.labels if n > 1}) if table.labels else ()
-    return _Columns(table.labels, tuple(_means(table, every)), any(row.over for row in rows), tuple(rounds))
+    delta = any(row.over for row in rows)
+    return _Columns(table.labels, tuple(_means(table, every)), table.accuracy, delta, tuple(rounds))
 
 
 def _means(table: Table, every: Sequence[Scores]) -> list[tuple[str, str]]:
@@ -162,6 +171,8 @@ def _figures(folds: Sequence[Entry], columns: _Columns, how: str) -> _Figures:
         scored = [Scores(space, matrix, sum(scores.images for scores in scored))]
     iou = {name: _mean(float(s.iou[i]) for s in scored) for i, name in enumerate(scored[0].space.classes)}
     means = tuple(_mean(s.mean_iou(subset) for s in scored) for _, subset in columns.means)
+    if columns.accuracy:
+        means = (*means, _mean(s.mean_pixel_accuracy for s in scored))
     return _Figures(iou, means, labels)
 
 
@@ -169,7 +180,7 @@ def _ours(row: Row, section: str, seeds: _Seeds, base: _Seeds, wanted: int, colu
     found = list(seeds.values())
     iou = {name: _percent(_mean(f.iou[name] for f in found)) for name in found[0].iou} if found else {}
     figures = [_spread([f.labels[1, figure] for f in found]) for _, figure in columns.labels]
-    figures += [_spread([f.means[i] for f in found]) for i in range(len(columns.means))]
+    figures += [_spread([f.means[i] for f in found]) for i in range(len(columns.means) + columns.accuracy)]
     if columns.delta:
         # Seed by seed: what seeds share, such as the warm-up, is no part of the deviation.
         figures.append(_spread([seeds[s].means[0] - base[s].means[0] for s in seeds if s in base], "+"))
@@ -182,6 +193,7 @@ def _ours(row: Row, section: str, seeds: _Seeds, base: _Seeds, wanted: int, colu
 def _printed(line: published.Published, row: Row, section: str, columns: _Columns) -> Line:
     figures = [line.others.get(heading, "-") for heading, _ in columns.labels]
     figures += [line.mean(heading) for heading, _ in columns.means]
+    figures += ["-"] if columns.accuracy else []  # no paper prints it as a number
     figures += [line.others.get(DELTA, "-")] if columns.delta else []
     cells = tuple((figure, "") for figure in figures)
     later = (("-", ""),) * len(columns.later())

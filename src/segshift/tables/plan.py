@@ -69,6 +69,8 @@ def plan(table: Table, options: TableOptions) -> list[Job]:
     for seed in options.seeds:
         for case in cases:
             jobs += [_job(table, row, case, cases[0], options, seed, records) for row in rows]
+    if options.student is not None and all(job.recipe.distillation is None for job in jobs):
+        raise ConfigError(f"student = {options.student}: no row of this table distils a student; leave the option out")
     return jobs
 
 
@@ -139,7 +141,10 @@ def _job(
         aligned = _aligned(single, group)
         warmup = Training(aligned, _folder(place, aligned.name.rpartition("/")[2], aligned, data), warmup)
     training = warmup
-    if single.adaptation is not None:
+    if single.distillation is not None:
+        teacher = _teacher(single, group)
+        warmup = Training(teacher, _folder(place, teacher.name.rpartition("/")[2], teacher, data), warmup)
+    if single.last[0] != "warmup":
         training = Training(single, _folder(place, row.key.removesuffix("+mst"), single, data), warmup)
     trained = row.recipe if row.change is None else row.key
     split, fold = (None, None) if case is None else (case.split, case.fold)
@@ -162,6 +167,7 @@ def _recipe(table: Table, row: Row, group: str, options: TableOptions, seed: int
             seed=seed,
             threads=options.threads,
             weights=weights.get(row.network, weights.get("")),
+            student=None if recipe.distillation is None else options.student,
         )
     )
     network: Any = recipe.network
@@ -195,8 +201,14 @@ def _aligned(recipe: Recipe, group: str) -> Recipe:
     label = recipe.alignment_label
     return replace(
         recipe, name=f"{group}/{row}", label=label, adaptation=recipe.alignment, alignment=None, alignment_label="",
-        settings=settings,
+        distillation=None, adaptation_label="", settings=settings,
     )  # fmt: skip
+
+
+def _teacher(recipe: Recipe, group: str) -> Recipe:
+    """What a student is taught by, as a run of its own: the same recipe without the distillation."""
+    row = next(name for name, label in recipes.LABELS.items() if label == recipe.adaptation_label)
+    return replace(recipe, name=f"{group}/{row}", label=recipe.adaptation_label, distillation=None, adaptation_label="")
 
 
 def _folder(place: Path, name: str, recipe: Recipe, data: Mapping[str, Any]) -> Path:
@@ -216,7 +228,7 @@ def _warmup(recipe: Recipe, group: str, out: Path, images: Mapping[str, Any]) ->
     settings = replace(recipe.settings, evaluate_rounds=False)
     recipe = replace(
         recipe, name=f"{group}/source-only", label="source-only", alignment=None, alignment_label="", adaptation=None,
-        settings=settings,
+        distillation=None, adaptation_label="", settings=settings,
     )  # fmt: skip
     words: dict[str, Any] = {name: getattr(recipe.data, name) for name in SOURCE_FIELDS}
     blind = replace(recipe, data=DataConfig(**words))

@@ -62,6 +62,10 @@ def identity(recipe: Recipe) -> str:
     if recipe.alignment is not None:
         # Left out where there is none, so that recipes from before there was such a phase keep their hashes.
         kept["alignment"] = _plain(recipe.alignment)
+    if recipe.distillation is not None:
+        kept["distillation"] = _plain(recipe.distillation)
+        if recipe.distillation.restart is not None:
+            kept["distillation"]["restart"] = Path(recipe.distillation.restart).name
     return f"{VERSION}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -111,6 +115,11 @@ class Entry:
     def rounds(self) -> dict[int, Mapping[str, float]]:
         """Round -> mean IoU of each subset, where every round was scored; round 0 is the warm-up."""
         return {int(n): miou for n, miou in (self.content.get("rounds") or {}).items()}
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Round -> mean pixel accuracy, likewise; empty for a line from before it was kept."""
+        return {int(n): value for n, value in (self.content.get("accuracies") or {}).items()}
 
     @property
     def labels(self) -> dict[int, Mapping[str, Any]]:

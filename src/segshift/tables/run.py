@@ -36,6 +36,7 @@ from segshift.run_data import Data, open_all
 from segshift.scan import Views
 from segshift.tables.declare import Table
 from segshift.tables.lines import report_of
+from segshift.tables.pictures import write_pictures
 from segshift.tables.plan import Job, Training, plan
 from segshift.tables.report import Report, describe, shown
 from segshift.tables.results import Results
@@ -64,6 +65,7 @@ def run_table(options: TableOptions) -> None:
     if runner.fabric.is_global_zero:
         report = _write(place, table, options, jobs, results)
         write_figure(place, table, jobs, results)
+        write_pictures(place, table, jobs)
         runner.reporter.say(shown(report, runner.reporter.console))
         runner.reporter.say(f"written to {place}; runs in {results.path}")
 
@@ -160,7 +162,8 @@ class Runner:
     def _line(self, job: Job, scores: Scores, info: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:
         return circumstances(self.options, job, info, seconds) | {
             "scores": scores.to_dict(),
-            "rounds": _rounds(job.training.folder),
+            "rounds": _rounds(job.training.folder, "miou"),
+            "accuracies": _rounds(job.training.folder, "mean_pixel_accuracy"),
             "labels": _labels(job.training.folder, self.reporter),
             "resumed": resumed,
         }
@@ -195,6 +198,7 @@ def command(options: TableOptions, job: Job) -> str:
     words += [f"--rows {job.row.name} --seeds {job.key.seed} --threads {options.threads}"]
     words += [f"--devices {options.devices}"] if options.devices > 1 else []
     words += [f"--weights {' '.join(map(_short, options.weights))}"] if options.weights else []
+    words += [f"--student {_short(options.student)}"] if options.student and job.recipe.distillation else []
     for name in ("mean", "std"):
         value = getattr(options, name)
         words += [f"--{name} {' '.join(f'{v:g}' for v in value)}"] if value else []
@@ -212,13 +216,14 @@ def _without_paths(config: DataConfig) -> DataConfig:
     return replace(config, source="", target="", translated=None)
 
 
-def _rounds(folder: Path) -> dict[str, Any] | None:
-    """Round -> mean IoU of each subset, where every round was scored; round 0 is the warm-up."""
+def _rounds(folder: Path, figure: str) -> dict[str, Any] | None:
+    """Round -> a figure of its scores, where every round was scored; round 0 is the model that training began with."""
     files = {path.stem.removeprefix("round-"): path for path in (folder / "evaluation").glob("round-*.json")}
     if not files:
         return None
-    files["0"] = folder / "evaluation" / "warmup.json"
-    return {n: _read(files[n])["miou"] for n in sorted(files, key=int)}
+    before = [folder / "evaluation" / f"{name}.json" for name in ("adaptation", "alignment", "warmup")]
+    files["0"] = next(path for path in before if path.is_file())
+    return {n: _read(files[n])[figure] for n in sorted(files, key=int)}
 
 
 def _labels(folder: Path, reporter: Reporter) -> dict[str, Any] | None:

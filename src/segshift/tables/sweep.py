@@ -1,11 +1,11 @@
-"""Curves over rounds from the results of a table with panels: the parameter analysis of the CBST paper's Fig. 5."""
+"""Curves over rounds from the results of a table with panels: mean IoU, or mean pixel accuracy."""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ from segshift.checkpoint import atomic_write
 from segshift.draw import Chart, Curve, chart
 from segshift.tables.declare import Panel, Table
 from segshift.tables.plan import Job
-from segshift.tables.results import Results
+from segshift.tables.results import Entry, Results
 
-LABEL = "mIoU in %, on target labels (oracle diagnostics)"
+LABEL = "{figures} in %, on target labels (oracle diagnostics)"
 
 
 class Point(NamedTuple):
@@ -28,33 +28,55 @@ class Point(NamedTuple):
     seeds: int
 
 
-def points(jobs: Sequence[Job], results: Results) -> list[Point]:
-    """mIoU over all classes of each row and round, as far as its runs are finished; round 0 is the warm-up."""
+def points(jobs: Sequence[Job], results: Results, figure: str = "mIoU") -> list[Point]:
+    """A figure of each row and round, as far as its runs are finished; round 0 is the model training began with.
+
+    `figure`: mIoU over all classes, or MPA, the mean pixel accuracy.
+    """
     found: dict[tuple[str, int], list[float]] = {}
     for job in jobs:
         entry = results.find(job.key, job.data)
-        for number, miou in (entry.rounds if entry else {}).items():
-            found.setdefault((job.row.key, number), []).append(100 * miou["all"])
+        for number, value in (_rounds(entry, figure) if entry else {}).items():
+            found.setdefault((job.row.key, number), []).append(100 * value)
     return [
         Point(row, number, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
         for (row, number), values in found.items()
     ]
 
 
+def _rounds(entry: Entry, figure: str) -> Mapping[int, float]:
+    return entry.accuracies if figure == "MPA" else {n: miou["all"] for n, miou in entry.rounds.items()}
+
+
 def write_figure(place: Path, table: Table, jobs: Sequence[Job], results: Results) -> None:
     """Write NAME.png, NAME.svg and NAME.csv (the points), NAME being the figure's; nothing without a point or panel."""
-    found = points(jobs, results) if table.panels else []
-    if not found:
+    figures = tuple(dict.fromkeys(panel.figure for panel in table.panels))
+    found = {figure: points(jobs, results, figure) for figure in figures}
+    if not any(found.values()):
         return
     name = table.name.rpartition("/")[2]
-    charts = [Chart(panel.title, _curves(panel, found), panel.legend) for panel in table.panels]
+    charts = [Chart(panel.title, _curves(panel, found[panel.figure]), panel.legend) for panel in table.panels]
+    label = LABEL.format(figures=" and ".join(figures))
     for kind in ("png", "svg"):
-        atomic_write(place / f"{name}.{kind}", chart(charts, 2, "round (0: warm-up)", LABEL, kind))
+        drawn = chart(charts, 2, "round (0: warm-up)", label, kind, same_height=len(figures) == 1)
+        atomic_write(place / f"{name}.{kind}", drawn)
+    atomic_write(place / f"{name}.csv", _csv(found).encode())
+
+
+def _csv(found: Mapping[str, Sequence[Point]]) -> str:
+    """A line for each row and round, two columns for each figure."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "round", "mIoU", "sd", "seeds"])
-    writer.writerows((p.row, p.round, f"{p.mean:.2f}", f"{p.sd:.2f}" if p.seeds > 1 else "", p.seeds) for p in found)
-    atomic_write(place / f"{name}.csv", out.getvalue().encode())
+    heads = [name for i, figure in enumerate(found) for name in (figure, f"{figure} sd" if i else "sd")]
+    writer.writerow(["row", "round", *heads, "seeds"])
+    others = {figure: {(p.row, p.round): p for p in points} for figure, points in found.items()}
+    for first in next(iter(found.values())):
+        cells: list[str] = []
+        for figure in found:
+            point = others[figure].get((first.row, first.round))
+            cells += ["", ""] if point is None else [f"{point.mean:.2f}", f"{point.sd:.2f}" if point.seeds > 1 else ""]
+        writer.writerow([first.row, first.round, *cells, first.seeds])
+    return out.getvalue()
 
 
 def _curves(panel: Panel, found: Sequence[Point]) -> list[Curve]:
