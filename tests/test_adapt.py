@@ -56,11 +56,12 @@ def test_every_row_runs_to_the_end(row: Callable[[str], Path], name: str) -> Non
     one_round, aligned = range(WARMUP_STEPS, WARMUP_STEPS + STEPS), range(WARMUP_STEPS + STEPS, LAST + STEPS)
     expected = {
         "source-only": range(WARMUP_STEPS), "adabn": [], "iast": aligned, "category-adaptive": aligned,
+        "cpsl": aligned, "cpsl-distill": range(LAST + STEPS, LAST + STEPS + ROUNDS * STEPS),
         **{warmup: one_round for warmup in recipes.WARMUPS if warmup != "source-only"},
     }  # fmt: skip
     assert steps == list(expected.get(name, range(WARMUP_STEPS, LAST)))
     labelled = sorted(folder.name for folder in run.glob("round-*"))
-    trained_on_labels = name in ("st", "st-sp", "category-adaptive") or name.startswith(("cbst", "iast"))
+    trained_on_labels = name in ("st", "st-sp", "category-adaptive", "cpsl") or name.startswith(("cbst", "iast"))
     assert labelled == (["round-1", "round-2"] if trained_on_labels else [])
     assert all(len(list((run / folder / "pseudo-labels").iterdir())) == 5 for folder in labelled)
     assert not (run / "scan").exists()

@@ -15,6 +15,7 @@ from segshift.methods.iast import IASTConfig
 from segshift.models.deeplab import DeepLabV2
 from segshift.recipe import METHODS, Recipe, from_dict, to_dict
 from segshift.recipe_rows import retained, unretained
+from segshift.restart import check_restarts
 
 NAMES = [entry.name for entry in recipes.entries()]
 
@@ -52,7 +53,9 @@ def test_the_rows_of_a_table_share_their_warmup(group: str) -> None:
         assert (row.network, data, row.warmup, row.test, row.settings) == (
             rows[0].network, rows[0].data, rows[0].warmup, rows[0].test, rows[0].settings
         )  # fmt: skip
-    trained = [phase for row in rows for name, phase in row.phases() if name != "warmup" and phase.rounds > 0]
+    # A student that starts anew is trained longer than a network that goes on.
+    later = [found for row in rows for found in row.phases() if found[0] not in ("warmup", "distillation")]
+    trained = [phase for _, phase in later if phase.rounds > 0]
     if not group.endswith("-deeplab-v2"):  # each as its own paper prints it
         assert (
             len({(phase.length, phase.target_epochs and phase.target_epochs * phase.rounds) for phase in trained}) == 1
@@ -101,6 +104,33 @@ def test_what_cannot_be_decorated_is_an_error() -> None:
 def test_the_warmup_of_iast_is_the_row_of_that_name(group: str) -> None:
     """On every pair, so that tables share its run."""
     assert recipes.find(f"{group}/iast").alignment == recipes.find(f"{group}/adaptsegnet-ls").adaptation
+
+
+@pytest.mark.parametrize("group", ["minicity", "camvid-dusk", "gta5-cityscapes-deeplab-v2"])
+def test_a_student_is_taught_by_the_row_without_it(group: str) -> None:
+    alone, distilled = recipes.find(f"{group}/cpsl"), recipes.find(f"{group}/cpsl-distill")
+    assert replace(distilled, distillation=None, adaptation_label="", label=alone.label, name=alone.name) == alone
+    assert distilled.adaptation_label == alone.label == "CPSL"
+    assert distilled.last == ("distillation", distilled.distillation)
+    assert alone.last == ("adaptation", alone.adaptation)
+    phase = distilled.distillation
+    assert phase is not None
+    assert (phase.rounds, phase.fresh_optimizer, phase.adabn_before) == (2, True, "none")
+    assert alone.alignment == recipes.find(f"{group}/adaptsegnet").adaptation
+
+
+def test_students_start_from_what_there_is() -> None:
+    """Random where the network has no weights, pretrained photographs' networks; a paper's pair asks for a file."""
+    found = {}
+    for group in ("minicity", "camvid-dusk", "own", "gta5-cityscapes-deeplab-v2"):
+        phase = recipes.find(f"{group}/cpsl-distill").distillation
+        assert phase is not None
+        found[group] = phase.restart
+    assert found["minicity"] == "random"
+    assert found["camvid-dusk"] == found["own"] == "pretrained"
+    recipe = recipes.find("gta5-cityscapes-deeplab-v2/cpsl-distill")
+    with pytest.raises(ConfigError, match=r"distillation\.restart = .*: is no file.*--distillation\.restart FILE"):
+        check_restarts(recipe, 19)
 
 
 def test_losses_are_dropped_again() -> None:

@@ -27,11 +27,13 @@ from segshift import checkpoint
 from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
 from segshift.data.protocols import ScoredAs, scored_space
+from segshift.draw_cpsl import draw_cpsl
 from segshift.draw_prior import draw_prior
 from segshift.engine import Engine
 from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import summary
 from segshift.label_quality import measure_round, withheld
+from segshift.label_views import last_views
 from segshift.models.network import load_weights, save_model, without_weights
 from segshift.models.segmenter import Segmenter
 from segshift.parts.processes import sum_over_processes
@@ -40,10 +42,11 @@ from segshift.predict import save_panels, score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
 from segshift.report import write_report
+from segshift.restart import check_restarts, restart_weights, student_note
 from segshift.run_data import Data, open_all
 from segshift.snapshot import Position
 from segshift.taxonomy import from_dict
-from segshift.warmups import labels_of, scores_before, space_of
+from segshift.warmups import before, space_of
 
 LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
 
@@ -53,12 +56,12 @@ def start(
 ) -> Path:
     """Run a recipe in a new folder and return that folder.
 
-    `warmup`: a run (or a file of weights) that stands in for all that comes before the adaptation, so that many rows
-    share it; where it is that, the result is the one that the whole recipe would give. A recipe without a source needs
-    one. `oracle`: a finished oracle run, shown beside this one in the report. `data`: what `open_all` gave, where
-    several runs share it. Raises RunError where the folder already holds a run.
+    `warmup`: a run (or a file of weights) that stands in for all that comes before the recipe's last phase, so that
+    many rows share it; where it is that, the result is the one that the whole recipe would give. A recipe without a
+    source needs one. `oracle`: a finished oracle run, shown beside this one in the report. `data`: what `open_all`
+    gave, where several runs share it. Raises RunError where the folder already holds a run.
     """
-    if warmup is not None and recipe.adaptation is None:
+    if warmup is not None and recipe.last[0] == "warmup":
         raise ConfigError(f"warmup = {warmup}: recipe {recipe.name} is a warm-up itself; leave the option out")
     if warmup is None and recipe.data.source is None:
         raise ConfigError(
@@ -71,6 +74,7 @@ def start(
     data = data or open_all(recipe, space=space_of(warmup))
     recipe = recipe.on(len(data.domains.target.names))
     _refuse_missing_source(recipe, data)
+    check_restarts(recipe, len(data.domains.space))
     info = _info(recipe, data, fabric, warmup, oracle)
     if fabric.is_global_zero:
         checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
@@ -84,6 +88,7 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "label": recipe.label,
         "warmup_label": recipe.warmup_label,
         "alignment_label": recipe.alignment_label,
+        "adaptation_label": recipe.adaptation_label,
         "seed": recipe.settings.seed,
         "command": shlex.join(["segshift", *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,12 +101,12 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "processes": recipe.settings.devices * recipe.settings.nodes,
         "data": data.record,
         "data_notes": data.notes,
-        "protocol": [*data.protocol, *_repainted(recipe)],
+        "protocol": [*data.protocol, *_repainted(recipe), *filter(None, [student_note(recipe)])],
         "space": data.domains.space.to_dict(),
     }
     if isinstance(data.test, ScoredAs):
         info["scored_space"] = scored_space(data.test).to_dict()
-    return info | ({} if warmup is None else labels_of(warmup, data.record))
+    return info | ({} if warmup is None else before(warmup, data.record, recipe.last[0]).labels)
 
 
 def _repainted(recipe: Recipe) -> list[str]:
@@ -113,9 +118,9 @@ def _repainted(recipe: Recipe) -> list[str]:
 
 
 def _refuse_missing_source(recipe: Recipe, data: Data) -> None:
-    """ConfigError, before the first step, where there is no source and the adaptation would look at one."""
-    phase = recipe.adaptation
-    if data.domains.source is None and phase is not None:
+    """ConfigError, before the first step, where there is no source and the last phase would look at one."""
+    _, phase = recipe.last
+    if data.domains.source is None:
         trains = "source" in phase.method.domains or getattr(phase.method, "prior", None) is not None
         if (trains and phase.rounds) or "source" in (phase.adabn_before, phase.adabn_after):
             data.domains.labelled()
@@ -192,9 +197,11 @@ class _Run:
             last = at.phase == len(phases) - 1
             if at.round == 0:
                 self._adabn(phase.adabn_before, model, phase)
-            scored = self.recipe.settings.evaluate_rounds and name == "adaptation"
-            after_round = partial(self._score_round, model, phase) if scored else None
-            at = self.engine.train(phase, name, model, self.data.domains, at, state if at.round else None, after_round)
+            scored = self.recipe.settings.evaluate_rounds and last and name != "warmup"
+            after_round = partial(self._score_round, model, name, phase) if scored else None
+            restart = None if phase.restart is None else partial(self._restart, phase.restart)
+            begun = state if at.round else None
+            at = self.engine.train(phase, name, model, self.data.domains, at, begun, after_round, restart)
             self._adabn(phase.adabn_after, model, phase)
             self._finish_phase(model, at, "final" if last else name, last)
             state = None
@@ -231,11 +238,17 @@ class _Run:
         elif given is not None:
             load_weights(model, given, network)
             model.to(self.fabric.device)
-            before = scores_before(given, self.data.record)
-            if before is not None and self.fabric.is_global_zero:
-                checkpoint.atomic_write(self.folder / "evaluation" / "warmup.json", before)
-            self._evaluate(model, "warmup" if before is None else "alignment")
+            known = before(given, self.data.record, self.recipe.last[0])
+            if self.fabric.is_global_zero:
+                for name, scores in known.scores.items():
+                    checkpoint.atomic_write(self.folder / "evaluation" / f"{name}.json", scores)
+            self._evaluate(model, known.stage)
         return model.to(self.fabric.device)
+
+    def _restart(self, weights: str, n: int) -> dict[str, torch.Tensor]:
+        """What the network of round n starts from."""
+        classes, seed = len(self.data.domains.space), self.recipe.settings.seed
+        return restart_weights(self.recipe.network, classes, weights, seed, n)
 
     def _adabn(self, domain: str, model: Segmenter, phase: Phase) -> None:
         if domain == "none":
@@ -274,12 +287,13 @@ class _Run:
                 save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
         self.reporter.say(f"{which}: {summary(scores)}, over {len(test.names)} test images")
 
-    def _score_round(self, model: Segmenter, phase: Phase, n: int) -> None:
+    def _score_round(self, model: Segmenter, name: str, phase: Phase, n: int) -> None:
         """Oracle figures of round n: how right its pseudo-labels are, and what the run would score if it ended here.
 
         On a copy, so that training goes on as it would.
         """
-        self._measure_labels(n)
+        if name == "adaptation":
+            self._measure_labels(n)
         model = copy.deepcopy(model)
         self._adabn(phase.adabn_after, model, phase)
         self._evaluate(model, f"round-{n}")
@@ -305,6 +319,19 @@ class _Run:
         if self.fabric.is_global_zero:
             oracle = None if self.info["oracle"] is None else Path(self.info["oracle"])
             draw_prior(self.folder, self.data.domains.space)
+            self._draw_labels()
             write_report([self.folder], self.folder / "report.html", oracle)
             self.reporter.say(f"report: {self.folder / 'report.html'}")
         self.fabric.barrier()
+
+    def _draw_labels(self) -> None:
+        """Label maps that the method left, beside withheld target labels where there are any."""
+        space, target = self.data.domains.space, self.data.domains.target
+        if last_views(self.folder, space) is None:
+            return
+        try:
+            truth = withheld(self.recipe.data, space)
+            draw_cpsl(self.folder, space, target, truth)
+        except DataError as error:
+            self.reporter.say(f"label maps not compared with target labels: {error}")
+            draw_cpsl(self.folder, space, target, None)

@@ -104,6 +104,8 @@ class TableOptions:
     """Mean of the images those weights expect; default: the network's own."""
     std: tuple[float, float, float] | None = None
     """Likewise the standard deviation."""
+    student: str | None = None
+    """What distilled students start from: a file of self-supervised weights; timm:NAME, random or pretrained."""
     variant: Literal["paper", "released"] = "paper"
     """Follow the paper, or its released code where that differs."""
     folds: Literal["pooled", "mean"] = "pooled"

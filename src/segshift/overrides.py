@@ -32,7 +32,8 @@ class AdaptOptions:
     """Folder of the run; default: runs/RECIPE."""
     warmup: str | None = None
     """What the adaptation starts from: source-only, adaptsegnet, adaptsegnet-ls, advent, minent or style-gap, trained
-    first; or a finished run, the model folder of one, or a file of weights. Default: the recipe's own."""
+    first; or a finished run, the model folder of one, or a file of weights (all that is left then is the recipe's last
+    phase: the adaptation, or the distillation). Default: the recipe's own."""
     retain: bool | None = None
     """IAST, category-adaptive: keep the losses of the warm-up in self-training, or (False) leave them out."""
     oracle: Path | None = None
@@ -45,6 +46,9 @@ class AdaptOptions:
     """released: the details of the authors' code where they change results (docs/methods.md lists them)."""
     weights: str | None = None
     """Weights of the backbone: a safetensors file, pretrained (downloaded by timm), or none."""
+    student: str | None = None
+    """What the student of a distillation starts from: a file of self-supervised weights of its backbone; timm:NAME
+    (other weights of timm's); random; or pretrained (those of --weights: a file, else timm's)."""
 
 
 def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
@@ -66,7 +70,16 @@ def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
             )
         network = replace(network, weights=options.weights)  # pyright: ignore[reportCallIssue]
     recipe = replace(recipe, data=data, settings=settings, network=network)
+    if options.student is not None:
+        recipe = _with_student(recipe, options.student)
     return recipe if options.translate is None else _translating(recipe, options.translate, options.warmup)
+
+
+def _with_student(recipe: Recipe, restart: str) -> Recipe:
+    """The recipe with the weights of its student. ConfigError where it has none."""
+    if recipe.distillation is None:
+        raise ConfigError(f"student = {restart}: recipe {recipe.name} distils no student; leave the option out")
+    return replace(recipe, distillation=replace(recipe.distillation, restart=restart))
 
 
 def given_model(warmup: str | None) -> Path | None:
@@ -109,14 +122,14 @@ def _data(options: AdaptOptions, recipe: Recipe) -> DataConfig:
 
 def _translating(recipe: Recipe, kind: Literal["fourier", "lab"], warmup: str | None) -> Recipe:
     """The recipe with a translation in every phase that it trains on source images. ConfigError where there is none."""
-    only = ("adaptation",) if given_model(warmup) is not None else ("warmup", "alignment", "adaptation")
+    only = [recipe.last[0]] if given_model(warmup) is not None else [name for name, _ in recipe.phases()]
     found: dict[str, Any] = {
         name: replace(phase, translation=replace(phase.translation or Translation(), kind=kind))
         for name, phase in recipe.phases()
         if name in only and phase.rounds and "source" in phase.method.domains
     }
     if recipe.data.source is None or not found:
-        trained = "from the given model on, " if len(only) == 1 else ""
+        trained = "" if given_model(warmup) is None else "from the given model on, "
         raise ConfigError(
             f"translate = {kind}: {trained}recipe {recipe.name} trains on no source image; leave the option out"
         )

@@ -61,6 +61,9 @@ class Phase:
     """Translate each source image towards a drawn target image; None: source images are as they are."""
     fresh_optimizer: bool = False
     """Start each round with a new optimiser and schedule, as the release of CBST does."""
+    restart: str | None = None
+    """Weights that the network starts each round from, once it has predicted the target: random, pretrained, timm:NAME
+    or a file (`restart.restart_weights`). None: it goes on with its own."""
     clip: float | None = None
     """Largest norm of the gradient; None: not clipped."""
     adabn_before: Literal["none", "source", "target"] = "none"
@@ -84,6 +87,11 @@ class Phase:
             raise ConfigError(
                 f"translation = {self.translation.kind}: {type(self.method).__name__} looks at no source image to "
                 "translate; expected None"
+            )
+        if self.restart is not None and not (self.restart and self.fresh_optimizer):
+            raise ConfigError(
+                f"restart = {self.restart!r}, fresh_optimizer = {self.fresh_optimizer}; expected random, pretrained, "
+                "timm:NAME or a file, and fresh_optimizer = True: other weights have no use for the momentum at hand"
             )
         for name in ("adabn_before", "adabn_after"):
             if getattr(self, name) not in ("none", "source", "target"):

@@ -16,6 +16,8 @@ from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.cbst import CBSTConfig
+from segshift.methods.cpsl import CPSLConfig
+from segshift.methods.distillation import DistillationConfig
 from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.methods.source_only import SourceOnlyConfig
@@ -27,7 +29,7 @@ from segshift.types import MethodConfig
 
 METHODS: tuple[type[MethodConfig], ...] = (
     SourceOnlyConfig, AdaptSegNetConfig, AdvEntConfig, MinEntConfig, StyleGapConfig, CBSTConfig, CategoryAdaptiveConfig,
-    IASTConfig, OracleConfig,
+    IASTConfig, CPSLConfig, DistillationConfig, OracleConfig,
 )  # fmt: skip
 """The methods a saved recipe may name."""
 
@@ -46,12 +48,16 @@ class Recipe:
     """A second warm-up, which sees target images too: adversarial training, before self-training (IAST, §4)."""
     adaptation: Phase | None = None
     """None: the warm-up is all there is."""
+    distillation: Phase | None = None
+    """Rounds that teach what was learned to a student of other first weights (CPSL, §4.2)."""
     data: DataConfig = field(default_factory=DataConfig)
     test: Views = field(default_factory=Views)
     """Views averaged when the test images are scored."""
     settings: Settings = field(default_factory=Settings)
     warmup_label: str = "source-only"
     alignment_label: str = ""
+    adaptation_label: str = ""
+    """What the adapted model is called, where a student of it is what the recipe is about."""
 
     def __post_init__(self) -> None:
         for name, phase in self.phases():
@@ -63,8 +69,13 @@ class Recipe:
 
     def phases(self) -> tuple[tuple[str, Phase], ...]:
         """Name and phase, in order."""
-        named = (("warmup", self.warmup), ("alignment", self.alignment), ("adaptation", self.adaptation))
+        named = ((name, getattr(self, name)) for name in ("warmup", "alignment", "adaptation", "distillation"))
         return tuple((name, phase) for name, phase in named if phase is not None)
+
+    @property
+    def last(self) -> tuple[str, Phase]:
+        """Name and phase of what the recipe is about: a given model stands for all that comes before it."""
+        return self.phases()[-1]
 
     def on(self, target_images: int) -> Recipe:
         """This recipe with the length of its rounds known, where they are counted in passes over the target."""

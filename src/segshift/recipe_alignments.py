@@ -10,9 +10,9 @@ from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.methods.style_gap import StyleGapConfig
 from segshift.parts.adversarial import AdversarialConfig
-from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase
 from segshift.recipe import Recipe
+from segshift.recipe_phases import ROUNDS, optimizer_of, slower, steps_a_round
 from segshift.types import MethodConfig
 
 ALIGNMENTS: dict[str, Callable[..., MethodConfig]] = {
@@ -59,24 +59,3 @@ def alignment(base: Recipe, name: str, as_published: bool) -> Phase:
         method = replace(method, style_discriminator=replace(judge, optimizer=faster))
     steps = ROUNDS * steps_a_round(warmup)
     return replace(warmup, method=method, steps=steps, adabn_before="target", adabn_after="target")
-
-
-ROUNDS = 3
-"""Of self-training, in every recipe."""
-
-
-def steps_a_round(warmup: Phase) -> int:
-    """Steps of a round of self-training where no paper says it: an eighth of the warm-up's."""
-    return max(1, warmup.length // 8)
-
-
-def optimizer_of(warmup: Phase) -> Optimizer:
-    """The optimiser of a phase's method."""
-    method: Any = warmup.method
-    return method.optimizer
-
-
-def slower(warmup: Phase) -> Optimizer:
-    """Fine-tuning on labels that are partly wrong, or none: a fifth of the warm-up's learning rate."""
-    optimizer = optimizer_of(warmup)
-    return replace(optimizer, lr=optimizer.lr / 5)

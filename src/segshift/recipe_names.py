@@ -35,6 +35,8 @@ ROWS = {
     "iast": "instance-adaptive self-training over a warm-up (IAST paper); --warmup NAME, RUN or FILE changes that",
     "iast-source-free": "IAST on a model you have, from target images alone: --warmup RUN or FILE, no --source",
     "iast-semi": "IAST on one data set of which a share is labelled (semi-supervised; IAST paper, Table 8)",
+    "cpsl": "class-balanced pixel-level self-labelling: optimal transport rectifies pseudo-labels online (CPSL paper)",
+    "cpsl-distill": "CPSL, then distilled in two rounds into a student of other first weights, --student (CPSL paper)",
     "oracle": "supervised training on source and target labels (CBST paper, Eq. 1): the upper bound",
 }
 WARMUPS = ("source-only", "adaptsegnet", "adaptsegnet-ls", "advent", "minent", "style-gap")
@@ -58,6 +60,8 @@ LABELS = {
     "iast": "IAST",
     "iast-source-free": "IAST, source-free",
     "iast-semi": "IAST, semi-supervised",
+    "cpsl": "CPSL",
+    "cpsl-distill": "CPSL+distill",
     "oracle": "oracle",
 }
 GROUPS = {

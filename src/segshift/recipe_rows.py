@@ -9,6 +9,7 @@ from segshift.data.mining import Mining
 from segshift.errors import ConfigError
 from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.cbst import CBSTConfig, SpatialPrior
+from segshift.methods.cpsl import CPSLConfig
 from segshift.methods.iast import IASTConfig
 from segshift.methods.oracle import OracleConfig
 from segshift.methods.style_gap import StyleGapConfig
@@ -17,16 +18,10 @@ from segshift.parts.optimizers import Optimizer
 from segshift.parts.self_training import SelfTrainingConfig
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
-from segshift.recipe_alignments import (
-    ALIGNMENTS,
-    ROUNDS,
-    STYLE_GAP_STEPS,
-    alignment,
-    optimizer_of,
-    slower,
-    steps_a_round,
-)
+from segshift.recipe_alignments import ALIGNMENTS, STYLE_GAP_STEPS, alignment
+from segshift.recipe_cpsl import cpsl, distilled, released_cpsl
 from segshift.recipe_names import LABELS, WARMUPS
+from segshift.recipe_phases import ROUNDS, optimizer_of, slower, steps_a_round, trained, with_care
 from segshift.scan import Views
 
 PAPER_SCALES = Views(scales=(0.5, 0.75, 1.0))
@@ -46,6 +41,9 @@ def row(base: Recipe, name: str, label: str, as_published: bool) -> Recipe:
         return _iast(base, name, as_published)
     if name == "category-adaptive":
         return _category_adaptive(base, as_published)
+    if name.startswith("cpsl"):
+        recipe = aligned(cpsl(base, as_published), "adaptsegnet", as_published)
+        return recipe if name == "cpsl" else distilled(recipe, as_published)
     return replace(base, adaptation=_adaptation(base, name, as_published))
 
 
@@ -60,7 +58,7 @@ def _adaptation(base: Recipe, name: str, as_published: bool) -> Phase | None:
         case "adabn":
             return Phase(warmup.method, rounds=0, adabn_after="target")
         case "oracle":
-            return _trained(warmup, OracleConfig(optimizer=optimizer_of(warmup)), as_published)
+            return trained(warmup, OracleConfig(optimizer=optimizer_of(warmup)), as_published)
         case _:
             return _cbst(warmup, name, as_published)
 
@@ -69,13 +67,13 @@ def _cbst(warmup: Phase, name: str, as_published: bool) -> Phase:
     """ST and CBST, with spatial priors or without, as printed or with our cares."""
     if name == "cbst-naive":
         method = CBSTConfig(batch_norm="both", augment=None, optimizer=optimizer_of(warmup))
-        return _trained(warmup, method, as_published, mining=Mining())
+        return trained(warmup, method, as_published, mining=Mining())
     selection: Literal["class_balanced", "global"] = "class_balanced" if name.startswith("cbst") else "global"
     prior = SpatialPrior() if name.endswith("-sp") else None
     if as_published:
         method = CBSTConfig(selection, prior=prior, augment=None, optimizer=optimizer_of(warmup))
-        return _trained(warmup, method, as_published, mining=Mining())
-    return _with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=slower(warmup)), mining=Mining())
+        return trained(warmup, method, as_published, mining=Mining())
+    return with_care(warmup, CBSTConfig(selection, prior=prior, optimizer=slower(warmup)), mining=Mining())
 
 
 # --- IAST --------------------------------------------------------------------------------------------------------
@@ -89,10 +87,10 @@ def _iast(base: Recipe, name: str, as_published: bool) -> Recipe:
         phase = Phase(IASTConfig(), rounds=ROUNDS, target_epochs=4.0, batch=6, target_view=target)
     else:
         method = IASTConfig(augment=ColourAugmentation(), optimizer=slower(base.warmup))
-        phase = _with_care(base.warmup, method)
+        phase = with_care(base.warmup, method)
     recipe = replace(base, adaptation=phase)
     if name == "iast":
-        return _aligned(recipe, "adaptsegnet-ls", as_published)
+        return aligned(recipe, "adaptsegnet-ls", as_published)
     if name == "iast-source-free":
         return replace(recipe, data=replace(recipe.data, source=None))
     # Labels of the same kind of image are at hand: their loss is kept.
@@ -111,12 +109,12 @@ def _category_adaptive(base: Recipe, as_published: bool) -> Recipe:
     warmup = base.warmup
     if as_published:
         method = CategoryAdaptiveConfig(optimizer=optimizer_of(warmup))
-        phase = replace(_trained(warmup, method, as_published), target_epochs=None, steps=STYLE_GAP_STEPS, batch=1)
+        phase = replace(trained(warmup, method, as_published), target_epochs=None, steps=STYLE_GAP_STEPS, batch=1)
     else:
         method = CategoryAdaptiveConfig(augment=ColourAugmentation(), optimizer=slower(warmup))
-        phase = replace(_with_care(warmup, method), steps=ROUNDS * steps_a_round(warmup) // SSL_ROUNDS)
+        phase = replace(with_care(warmup, method), steps=ROUNDS * steps_a_round(warmup) // SSL_ROUNDS)
     phase = replace(phase, rounds=SSL_ROUNDS, fresh_optimizer=True)
-    return retained(_aligned(replace(base, adaptation=phase), "style-gap", as_published))
+    return retained(aligned(replace(base, adaptation=phase), "style-gap", as_published))
 
 
 def on_warmup(recipe: Recipe, name: str, as_published: bool = False) -> Recipe:
@@ -134,11 +132,11 @@ def on_warmup(recipe: Recipe, name: str, as_published: bool = False) -> Recipe:
             "or a file of weights"
         )
     kept = getattr(recipe.adaptation.method, "retain", None) is not None
-    recipe = _aligned(recipe, name, as_published)
+    recipe = aligned(recipe, name, as_published)
     return retained(recipe) if kept else recipe
 
 
-def _aligned(recipe: Recipe, name: str, as_published: bool) -> Recipe:
+def aligned(recipe: Recipe, name: str, as_published: bool) -> Recipe:
     phase = None if name == "source-only" else alignment(recipe, name, as_published)
     return replace(recipe, alignment=phase, alignment_label="" if phase is None else LABELS[name])
 
@@ -197,6 +195,8 @@ def released(recipe: Recipe, as_published: bool) -> Recipe:
         phase = _released_cbst(phase, phase.method, as_published)
     elif isinstance(phase.method, IASTConfig):
         phase = _released_iast(phase, phase.method, as_published)
+    elif isinstance(phase.method, CPSLConfig):
+        phase = released_cpsl(phase, phase.method)
     return replace(recipe, adaptation=phase)
 
 
@@ -233,19 +233,3 @@ def _released_iast(phase: Phase, method: IASTConfig, as_published: bool) -> Phas
     )
     batch = 8 if as_published else phase.batch
     return replace(phase, method=method, fresh_optimizer=True, batch=batch)
-
-
-# --- phases ------------------------------------------------------------------------------------------------------
-
-
-def _with_care(warmup: Phase, method: Any, **options: Any) -> Phase:
-    """Self-training with every care that needs no target label (docs/methods.md says what each is worth)."""
-    phase = _trained(warmup, method, as_published=False, **options)
-    return replace(phase, scan=Views(flip=True), adabn_before="target", adabn_after="target")
-
-
-def _trained(warmup: Phase, method: Any, as_published: bool, **options: Any) -> Phase:
-    """Three rounds: of two target epochs as printed (CBST, appendix A), else of an eighth of the warm-up's steps."""
-    length = {"target_epochs": 2.0} if as_published else {"steps": steps_a_round(warmup)}
-    views = {"source_view": warmup.source_view, "target_view": warmup.target_view}
-    return Phase(method, rounds=ROUNDS, clip=warmup.clip, batch=warmup.batch, **length, **views, **options)

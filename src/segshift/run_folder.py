@@ -24,8 +24,12 @@ class Run:
     warmup: Scores | None
     alignment: Scores | None
     """Of the second warm-up, between `warmup` and the adaptation."""
+    adaptation: Scores | None
+    """Of the adapted model, where a student of it is what the run ends with."""
     final: Scores | None
     rounds: tuple[Mapping[str, Any], ...]
+    distilled: tuple[Mapping[str, Any], ...]
+    """Likewise of the rounds that taught a student."""
     label_quality: tuple[Mapping[str, Any], ...]
     """Each measured round's pseudo-labels against withheld target labels (oracle; `label_quality.Quality`)."""
     log: tuple[Mapping[str, Any], ...]
@@ -41,6 +45,10 @@ class Run:
     @property
     def alignment_label(self) -> str:
         return str(self.info.get("alignment_label") or "second warm-up")
+
+    @property
+    def adaptation_label(self) -> str:
+        return str(self.info.get("adaptation_label") or "teacher")
 
 
 def read_run(path: Path) -> Run:
@@ -59,7 +67,6 @@ def read_run(path: Path) -> Run:
     space, _ = taxonomy.from_dict(info["space"], str(path / "run.json"))
     # Classes may be merged before scoring: the scores are then over other classes than the model.
     scored, _ = taxonomy.from_dict(info.get("scored_space", info["space"]), str(path / "run.json"))
-    rounds = sorted(path.glob("round-*/statistics.json"), key=lambda file: (len(file.parent.name), file.parent.name))
     evaluation = path / "evaluation"
     return Run(
         path,
@@ -67,8 +74,10 @@ def read_run(path: Path) -> Run:
         space,
         _read_scores(evaluation / "warmup.json", scored),
         _read_scores(evaluation / "alignment.json", scored),
+        _read_scores(evaluation / "adaptation.json", scored),
         _read_scores(evaluation / "final.json", scored),
-        tuple(_read_json(file) for file in rounds),
+        _read_rounds(path),
+        _read_rounds(path / "distillation"),
         tuple(_read_quality(file) for file in sorted(evaluation.glob("labels-*.json"), key=lambda f: (len(f.name), f))),
         _read_log(path / "log.jsonl"),
     )
@@ -82,6 +91,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds {type(content).__name__}, expected an object; the run is damaged, run it again")
     return content
+
+
+def _read_rounds(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Statistics of the pseudo-labels of each round, in order."""
+    files = sorted(folder.glob("round-*/statistics.json"), key=lambda file: (len(file.parent.name), file.parent.name))
+    return tuple(_read_json(file) for file in files)
 
 
 def _read_quality(path: Path) -> dict[str, Any]:

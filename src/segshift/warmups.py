@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segshift.errors import ConfigError, RunError
 from segshift.models.network import describe_model, without_weights
@@ -25,7 +25,8 @@ def space_of(warmup: Path | None) -> LabelSpace | None:
 def fitted(recipe: Recipe, warmup: Path) -> Recipe:
     """The recipe over a given model: with that model's network and working size, where its folder says them.
 
-    Nothing comes between the model and the adaptation. ConfigError where the path is not there.
+    The model stands for all that comes before the recipe's last phase: nothing but that is left after the warm-up.
+    ConfigError where the path is not there.
     """
     if not warmup.exists():
         raise ConfigError(
@@ -33,27 +34,46 @@ def fitted(recipe: Recipe, warmup: Path) -> Recipe:
             f"weights, or one of {', '.join(WARMUPS)}"
         )
     recipe = replace(recipe, alignment=None, alignment_label="")
+    if recipe.distillation is not None:
+        recipe = replace(recipe, adaptation=None, adaptation_label="")
     if not warmup.is_dir():
         return replace(recipe, network=without_weights(recipe.network))
     model = describe_model(warmup)
     return replace(recipe, network=model.network, data=replace(recipe.data, short_side=model.short_side))
 
 
-def labels_of(warmup: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """What the report calls the given model, and what that came from. `record`: of the data, as in `run.json`."""
+class Before(NamedTuple):
+    """What came before a run that starts from a given model: what its report shows above its own scores."""
+
+    stage: str
+    """What the given model is to this run, and is scored as: warmup, alignment or adaptation."""
+    labels: dict[str, str]
+    """Names of the models, as `run.json` has them (warmup_label, ...)."""
+    scores: dict[str, bytes]
+    """Stage -> scores of the models that the given one came from, where they are over the same test images."""
+
+
+def before(warmup: Path, record: Mapping[str, Any], last: str) -> Before:
+    """What a given model was, and what it came from. `record`: of the data, as in `run.json`; `last`: the phase that
+    is trained from it."""
     info = _run_info(warmup)
-    if info is None:
-        return {"warmup_label": GIVEN}
-    if scores_before(warmup, record) is None:
-        return {"warmup_label": info["label"]}
-    return {"warmup_label": info["warmup_label"], "alignment_label": info["label"]}
+    scores = {} if info is None else _scores_before(warmup, info, record)
+    label = GIVEN if info is None else info["label"]
+    if info is None or "warmup" not in scores:
+        return Before("warmup", {"warmup_label": label}, {})
+    stage = "adaptation" if last == "distillation" else "alignment"
+    # A second warm-up has no place above a model that is shown as one.
+    kept = {name: content for name, content in scores.items() if name != stage}
+    labels = {f"{name}_label": str(info.get(f"{name}_label", "")) for name in kept}
+    return Before(stage, labels | {f"{stage}_label": label}, kept)
 
 
-def scores_before(warmup: Path, record: Mapping[str, Any]) -> bytes | None:
-    """The scores that the given run itself started from, where they are over the same test images."""
-    info, path = _run_info(warmup), warmup / "evaluation" / "warmup.json"
-    same = info is not None and "test" in record and info["data"].get("test") == record["test"]
-    return path.read_bytes() if same and path.is_file() else None
+def _scores_before(warmup: Path, info: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, bytes]:
+    """The scores of the warm-ups that the given run itself started from, where they are over the same test images."""
+    if "test" not in record or info["data"].get("test") != record["test"]:
+        return {}
+    files = {name: warmup / "evaluation" / f"{name}.json" for name in ("warmup", "alignment")}
+    return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
 
 
 def _run_info(warmup: Path) -> dict[str, Any] | None:

@@ -34,19 +34,21 @@ def tiny(row: str, source: Path, target: Path, **settings: Any) -> Recipe:
         warmup=_cut(recipe.warmup, 1e-2, WARMUP_STEPS),
         alignment=None if recipe.alignment is None else _cut(recipe.alignment, 1e-3, STEPS),
         adaptation=None if recipe.adaptation is None else _cut(recipe.adaptation, 1e-3, STEPS),
+        distillation=None if recipe.distillation is None else _cut(recipe.distillation, 1e-2, STEPS, restart="random"),
         data=replace(data, source=None if data.source is None else str(source)),
         settings=replace(SETTINGS, **settings),
     )
 
 
-def _cut(phase: Phase, lr: float, steps: int) -> Phase:
+def _cut(phase: Phase, lr: float, steps: int, **options: Any) -> Phase:
     """A phase of few steps on few pixels."""
     method: Any = replace(phase.method, optimizer=Optimizer("adamw", lr=lr, head_multiplier=1))  # type: ignore[call-arg]
     if hasattr(method, "discriminator"):
         method = replace(method, discriminator=replace(method.discriminator, width=4))
     view = View((32, 32), (0.8, 1.2))
     rounds = min(ROUNDS, phase.rounds)
-    return replace(phase, method=method, rounds=rounds, steps=steps, batch=2, source_view=view, target_view=view)
+    phase = replace(phase, method=method, rounds=rounds, steps=steps, batch=2, source_view=view, target_view=view)
+    return replace(phase, **options)
 
 
 class Watched(NamedTuple):

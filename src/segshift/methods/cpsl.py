@@ -4,7 +4,7 @@ Li, Li, He, Zhang, Jia, Zhang: Class-Balanced Pixel-Level Self-Labeling for Doma
 2022. Algorithm 1 is `CPSL.step`. Eq. 1 and 13 are in `cpsl_losses`, Eq. 4 and 7 in `cpsl_head`, Eq. 5, 6 and 12 in
 `cpsl_transport`, Eq. 8 to 11 in `cpsl_sampling`, the memory bank in `cpsl_bank`, what joins them in `cpsl_clusters`.
 
-Where the print leaves a choice (docs/methods.md): features come from the momentum network, as Fig. 1 draws it; one
+Where the print leaves a choice (docs/methods/cpsl.md): features come from the momentum network, as Fig. 1 draws it; one
 combined step minimises Eq. 14, where Algorithm 1 lists two updates; P_SL is that of the head before the step.
 """
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from segshift.errors import ConfigError
 from segshift.models.importer import is_caffe_deeplab, read_checkpoint, some
 from segshift.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
+from segshift.models.self_supervised import encoder_of, plain
 
 Triple = tuple[float, float, float]
 
@@ -113,7 +114,9 @@ def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
     """Load a checkpoint with the names of the whole timm model into its encoder, in the encoder's precision.
 
     Every tensor of the encoder must be in the file, in its shape; what the file holds besides may only be
-    what the whole model has after the encoder (the classifier). Raises ConfigError naming the tensors otherwise.
+    what the whole model has after the encoder (the classifier). A checkpoint of self-supervised training may have a
+    prefix before the names, and heads beside the encoder (`self_supervised.encoder_of`). Raises ConfigError naming the
+    tensors otherwise.
     """
     found = read_checkpoint(path)
     if is_caffe_deeplab(found):
@@ -124,17 +127,21 @@ def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
     wanted = encoder.state_dict()
     with torch.device("meta"):
         whole = timm.create_model(backbone).state_dict()
+    try:
+        found = encoder_of(found, wanted, (*whole, *wanted))
+    except ConfigError as error:
+        raise ConfigError(f"weights {path}: {error}") from error
     # timm joins the names of nested stages in some encoders: stages.0.x is stages_0.x there.
-    given_name = {_plain(name): name for name in found}
-    source = {name: given_name[_plain(name)] for name in wanted if _plain(name) in given_name}
+    given_name = {plain(name): name for name in found}
+    source = {name: given_name[plain(name)] for name in wanted if plain(name) in given_name}
     missing = [name for name in wanted if name not in source]
     misshapen = [
         f"{name} {tuple(found[source[name]].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in source and found[source[name]].shape != tensor.shape
     ]
-    known = {_plain(name) for name in (*whole, *wanted)}
-    unexpected = [name for name in found if _plain(name) not in known]
+    known = {plain(name) for name in (*whole, *wanted)}
+    unexpected = [name for name in found if plain(name) not in known]
     if missing or misshapen or unexpected:
         problems = (("missing", missing), ("wrong shape", misshapen), ("not in this model", unexpected))
         listed = "; ".join(f"{kind}: {some(names)}" for kind, names in problems if names)
@@ -147,7 +154,3 @@ def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
 def _load(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copies into the encoder's own tensors: float16 becomes float32 on the way."""
     encoder.load_state_dict(dict(state), strict=True)
-
-
-def _plain(name: str) -> str:
-    return name.replace(".", "_")

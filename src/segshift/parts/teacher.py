@@ -55,4 +55,3 @@ class Teacher:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(dict(state))
-
