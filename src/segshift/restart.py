@@ -26,8 +26,8 @@ def restart_weights(network: Network, num_classes: int, restart: str, seed: int,
     `restart`: "random"; "pretrained", the weights that the network's backbone first started from (a file, or timm's);
     "timm:NAME", those of one of timm's tags, such as timm:convnext_tiny.dinov3_lvd1689m; else a checkpoint, as for
     `--weights`. Whatever they do not hold (the head) is random: other numbers in each round, and other ones than the
-    warm-up's. The global generator is
-    left as it was. Raises ConfigError where the weights cannot be had or are of another network.
+    warm-up's. The global generator is left as it was. Raises ConfigError where the weights cannot be had or are of
+    another network.
     """
     config = _student(network, restart)
     with torch.random.fork_rng(devices=[]):
