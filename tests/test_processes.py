@@ -24,7 +24,7 @@ from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 240
+SECONDS = 480
 """A group that hangs is ended after so long."""
 
 
