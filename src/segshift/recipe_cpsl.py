@@ -66,7 +66,7 @@ def distilled(recipe: Recipe, as_published: bool) -> Recipe:
 
 
 def released_cpsl(phase: Phase, method: CPSLConfig) -> Phase:
-    """What of the released code changes results (docs/methods.md lists it)."""
+    """What of the released code changes results (docs/methods/cpsl.md lists it)."""
     return replace(
         phase,
         method=replace(

@@ -38,6 +38,6 @@ def trained(warmup: Phase, method: Any, as_published: bool, **options: Any) -> P
 
 
 def with_care(warmup: Phase, method: Any, **options: Any) -> Phase:
-    """Self-training with every care that needs no target label (docs/methods.md says what each is worth)."""
+    """Self-training with every care that needs no target label (docs/methods/cbst.md says what each is worth)."""
     phase = trained(warmup, method, as_published=False, **options)
     return replace(phase, scan=Views(flip=True), adabn_before="target", adabn_after="target")

@@ -171,7 +171,7 @@ def test_choices_vary_one_thing_each() -> None:
     varied = {name for found in options for name in found}
     assert varied == {
         "partition", "sampling", "floor", "bank_from", "features", "head", "initialise", "target_loss", "consistency",
-        "distribution_momentum", "iterations", "epsilon",
+        "distribution_momentum", "momentum", "iterations", "epsilon",
     }  # fmt: skip
 
 

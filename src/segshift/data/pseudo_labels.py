@@ -142,7 +142,7 @@ class PseudoLabels:
 
     def read_view(self, kind: str, name: str) -> UInt8[Tensor, "h w"]:
         """A label map that `write_view` kept. RunError where the file is gone or damaged."""
-        return self._read(self.view_path(kind, name), name)
+        return self._read(self.view_path(kind, name), f"the {kind} view of image {name!r}")
 
     def _checked(self, label: Tensor, what: str) -> Tensor:
         wrong = label[(label < 0) | ((label >= self.num_classes) & (label != IGNORE))]
@@ -214,17 +214,17 @@ class PseudoLabels:
 
     def read(self, name: str) -> UInt8[Tensor, "h w"]:
         """The pseudo-label of an image. RunError where the file is gone or damaged."""
-        return self._read(self.path(name), name)
+        return self._read(self.path(name), f"the pseudo-label of image {name!r}")
 
     def read_prediction(self, name: str) -> UInt8[Tensor, "h w"]:
         """What the pixels of an image were predicted as, 255 for none. RunError where the file is gone or damaged."""
-        return self._read(self.prediction_path(name), name)
+        return self._read(self.prediction_path(name), f"what the pixels of image {name!r} were predicted as")
 
-    def _read(self, path: Path, name: str) -> Tensor:
+    def _read(self, path: Path, what: str) -> Tensor:
         try:
             label = read_label(path)
         except DataError as error:
-            raise RunError(f"{error}. It is a label map of image {name!r}. {self._cure}") from error
+            raise RunError(f"{error}. It is {what}. {self._cure}") from error
         foreign = label[(label >= self.num_classes) & (label != IGNORE)]
         if foreign.numel():
             raise RunError(

@@ -196,7 +196,7 @@ class SpatialPrior:
     border: Border = "replicate"
     normalise: Normalise = "class"
     """class: each class sums to 1 over pixels, as printed, which favours rare classes. place: classes sum to 1 at each
-    pixel, which favours frequent ones (docs/methods.md compares them)."""
+    pixel, which favours frequent ones (docs/methods/cbst.md compares them)."""
     rows: int = 512
     """Height of the reference grid, at most: labels are resized (nearest pixel) to it, in the shape of the first."""
 

@@ -6,7 +6,7 @@ Algorithm 1 and Eq. 5 to 7 are in `iast_selector`.
 Two readings of the print. Eq. 8 and 9 sum over a region and divide by the number of images; here each is the mean over
 the region's pixels, of all processes. And λ_i = 3, λ_c = .1 belong to the release, which divides both by the number of
 classes once more: `normalisation="released"`, the default of training. With the printed scaling the weights are 19
-times as large, and a probe on real images collapsed (docs/methods.md).
+times as large, and a probe on real images collapsed (docs/methods/iast.md).
 """
 
 from __future__ import annotations

@@ -289,6 +289,7 @@ _CHOICES = Table(
         changed("cpsl-prototype-kl", "one-way KL of prototypes (released)", method(consistency="prototype_kl")),
         changed("cpsl-alpha0.9", "delta's average with .9", method(distribution_momentum=0.9)),
         changed("cpsl-alpha1", "delta as it began (released)", method(distribution_momentum=1.0)),
+        changed("cpsl-momentum0.999", "momentum networks with .999, as printed", method(momentum=0.999)),
         changed("cpsl-sinkhorn100", "100 Sinkhorn iterations", method(iterations=100)),
         changed("cpsl-epsilon0.1", "epsilon .1", method(epsilon=0.1)),
         changed("cpsl-epsilon0.025", "epsilon .025", method(epsilon=0.025)),
