@@ -22,7 +22,8 @@ from segshift.data.dataset import OracleTarget
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.draw_cpsl import COLORS, SERIES, distribution_sheet, draw_cpsl, who_is_right
 from segshift.errors import RunError
-from segshift.label_views import KINDS, OUTCOMES, RECTIFIED, SL, ST, count_views, last_views, outcome_map
+from segshift.label_views import KINDS, OUTCOMES, count_views, last_views, outcome_map
+from segshift.methods.cpsl import RECTIFIED, SL, ST
 from segshift.report import write_report
 from segshift.report_figures import results
 from segshift.taxonomy import IGNORE, unnamed

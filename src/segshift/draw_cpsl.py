@@ -21,9 +21,6 @@ from segshift.data.dataset import ImageDataset, OracleTarget
 from segshift.data.transforms import resize_image
 from segshift.label_views import (
     OUTCOMES,
-    RECTIFIED,
-    SL,
-    ST,
     LabelViews,
     count_views,
     last_views,
@@ -31,6 +28,7 @@ from segshift.label_views import (
     true_label,
     write_counts,
 )
+from segshift.methods.cpsl import RECTIFIED, SL, ST
 from segshift.taxonomy import IGNORE, LabelSpace
 
 WHO_IS_RIGHT, DISTRIBUTIONS = "who-is-right.png", "class-distributions.png"

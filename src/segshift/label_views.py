@@ -19,14 +19,12 @@ from segshift.data.dataset import OracleTarget
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.transforms import resize_label
 from segshift.errors import RunError
+from segshift.methods.cpsl import KEPT, RECTIFIED, SL, ST
 from segshift.taxonomy import IGNORE, LabelSpace
 
-ST, SL, RECTIFIED = "self-training", "self-labelling", "rectified"
 KINDS = (ST, SL, RECTIFIED)
-"""Folders of a round: labels of the warm-up (argmax P_ST), of the clusters (argmax P_SL), of both (Eq. 1)."""
+"""Folders of a round."""
 OUTCOMES = ("both right", "self-training alone right", "self-labelling alone right", "neither right")
-KEPT = "cpsl"
-"""The name under which the method keeps its class distributions beside the rounds."""
 FILE = Path("evaluation") / "label-views.json"
 _REPORTED = ("round", "images", "distributions", "agree", "outcomes", "outcomes_per_class", "accuracy")
 

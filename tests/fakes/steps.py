@@ -70,9 +70,9 @@ def weights(method: Any) -> dict[str, Tensor]:
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 
-def three_steps(method: Any, rank: int | None) -> dict[str, Tensor]:
+def three_steps(method: Any, rank: int | None, given: Batch | None = None) -> dict[str, Tensor]:
     """Weights after three steps; with a rank, on its share of the images, each player distributed."""
-    given = batch()
+    given = batch() if given is None else given
     if rank is not None:
         for name, player in method.players().items():
             setattr(method, name, DistributedDataParallel(player))

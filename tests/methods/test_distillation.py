@@ -13,10 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.fakes.steps import CLASSES, SIZE, assert_two_processes_match_one, backward, images, step, weights
+from tests.fakes.steps import (
+    CLASSES,
+    SIZE,
+    assert_two_processes_match_one,
+    backward,
+    images,
+    step,
+    three_steps,
+    weights,
+)
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.errors import ConfigError
@@ -290,24 +298,7 @@ def test_the_defaults_are_those_of_the_command_that_the_paper_follows() -> None:
 
 def _trained(rank: int | None) -> dict[str, dict[str, Tensor]]:
     """Three steps; images have their teacher and are shared out as the engine does."""
-    trained, batch = method(batch_norm="frozen"), taught()
-    if rank is not None:
-        trained.model = DistributedDataParallel(trained.model)
-        trained.model.align_corners = False  # type: ignore[assignment]
-        batch = Batch(
-            *(
-                x._replace(
-                    image=x.image[rank::2],
-                    label=x.label[rank::2],
-                    name=x.name[rank::2],
-                    soft=None if x.soft is None else x.soft[rank::2],
-                )
-                for x in batch
-            )
-        )
-    for t in range(3):
-        step(trained, batch, t)
-    return {"distillation": weights(trained)}
+    return {"distillation": three_steps(method(batch_norm="frozen"), rank, taught())}
 
 
 @pytest.mark.slow

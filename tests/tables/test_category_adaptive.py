@@ -7,64 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.rows import (
+    adaptation_of,
+    assert_every_row_gives_a_recipe,
+    assert_keys_name_recipes,
+    planned,
+    recipe_of,
+)
 
 from segshift import recipes, tables
 from segshift.errors import ConfigError
 from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.style_gap import StyleGapConfig
-from segshift.options import TableOptions
 from segshift.phase import Phase
-from segshift.recipe import Recipe
 from segshift.tables import category_adaptive
-from segshift.tables.declare import Row, Table
-from segshift.tables.plan import Job, plan
+from segshift.tables.declare import Table
 from segshift.tables.published import of_table, read
-from segshift.tables.results import identity
 
 PAPER = Path(__file__).resolve().parents[3] / "shared" / "papers" / "category_adaptive.txt"
 GROUP = "gta5-cityscapes-deeplab-v2"
 
 
-def recipe_of(row: Row, group: str = "minicity") -> Recipe:
-    recipe = recipes.find(f"{group}/{row.recipe}", warmup=row.warmup or None)
-    return row.change(recipe) if row.change else recipe
-
-
 def adaptation(table: str, key: str, group: str = "minicity") -> Phase:
-    row = next(row for row in tables.find(f"category-adaptive/{table}").rows if row.key == key)
-    found = recipe_of(row, group).adaptation
-    assert found is not None
-    return found
+    return adaptation_of(f"category-adaptive/{table}", key, group)
 
 
 def options_of(table: str, key: str, group: str = "minicity") -> dict[str, Any]:
     return vars(adaptation(table, key, group).method)
 
 
-def planned(name: str, out: Path) -> dict[str, Job]:
-    jobs = plan(tables.find(name), TableOptions(name, data="minicity", seeds=(0,), out=out))
-    return {job.row.key: job for job in jobs}
-
-
 @pytest.mark.parametrize("table", category_adaptive.TABLES, ids=lambda table: table.name)
 def test_every_row_gives_a_recipe(table: Table) -> None:
-    """On the paper's own pair, and on one where it stands in; a row of a change differs from what it changes."""
-    for row in table.rows:
-        for group in {"minicity", *table.groups.values()}:
-            recipe = recipe_of(row, group)
-            assert recipe.adaptation is not None or row.key == "source-only"
-            if row.change is not None:
-                assert recipe != recipes.find(f"{group}/{row.recipe}", warmup=row.warmup or None)
-        assert not row.over or row.over in {other.key for other in table.rows}
+    assert_every_row_gives_a_recipe(table)
 
 
 def test_the_same_key_is_the_same_recipe_in_every_table_and_another_key_another() -> None:
-    found: dict[str, set[str]] = {}
-    for table in category_adaptive.TABLES:
-        for row in table.on("minicity"):
-            found.setdefault(row.key, set()).add(identity(recipe_of(row)))
-    assert {key for key, ids in found.items() if len(ids) > 1} == set()
-    assert len({next(iter(ids)) for ids in found.values()}) == len(found)
+    assert_keys_name_recipes(category_adaptive.TABLES)
 
 
 def test_self_training_starts_from_the_run_of_the_row_adv(tmp_path: Path) -> None:

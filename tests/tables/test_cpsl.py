@@ -11,6 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+from tests.fakes.rows import (
+    adaptation_of,
+    assert_every_row_gives_a_recipe,
+    assert_keys_name_recipes,
+    planned,
+)
 from tests.fakes.run_folder import make_run
 from tests.tables.test_lines import Bench, miou
 from tests.tables.test_lines import line as line_of
@@ -18,15 +24,11 @@ from tests.tables.test_results import content
 from tests.tables.test_run import figures, lines
 
 from segshift import recipes, tables
-from segshift.options import TableOptions
 from segshift.phase import Phase
-from segshift.recipe import Recipe
 from segshift.tables import cpsl
-from segshift.tables.declare import Row, Table
+from segshift.tables.declare import Table
 from segshift.tables.pictures import write_pictures
-from segshift.tables.plan import Job, plan
 from segshift.tables.published import of_table, read
-from segshift.tables.results import identity
 from segshift.tables.sweep import write_figure
 from segshift.taxonomy import CAMVID, CITYSCAPES
 
@@ -50,16 +52,8 @@ ABLATED = {
 }
 
 
-def recipe_of(row: Row, group: str = "minicity") -> Recipe:
-    recipe = recipes.find(f"{group}/{row.recipe}", warmup=row.warmup or None)
-    return row.change(recipe) if row.change else recipe
-
-
 def adaptation(table: str, key: str, group: str = "minicity") -> Phase:
-    row = next(row for row in tables.find(f"cpsl/{table}").rows if row.key == key)
-    found = recipe_of(row, group).adaptation
-    assert found is not None
-    return found
+    return adaptation_of(f"cpsl/{table}", key, group)
 
 
 def changes(table: str, key: str) -> dict[str, Any]:
@@ -71,30 +65,13 @@ def changes(table: str, key: str) -> dict[str, Any]:
     return {name: value for name, value in vars(phase.method).items() if value != vars(recipe.method)[name]}
 
 
-def planned(name: str, out: Path) -> dict[str, Job]:
-    jobs = plan(tables.find(name), TableOptions(name, data="minicity", seeds=(0,), out=out))
-    return {job.row.key: job for job in jobs}
-
-
 @pytest.mark.parametrize("table", cpsl.TABLES, ids=lambda table: table.name)
 def test_every_row_gives_a_recipe(table: Table) -> None:
-    """On the paper's own pair, and on one where it stands in; a row of a change differs from what it changes."""
-    for row in table.rows:
-        for group in {"minicity", *table.groups.values()}:
-            recipe = recipe_of(row, group)
-            assert recipe.adaptation is not None or row.key == "source-only"
-            if row.change is not None:
-                assert recipe != recipes.find(f"{group}/{row.recipe}", warmup=row.warmup or None)
-        assert not row.over or row.over in {other.key for other in table.rows}
+    assert_every_row_gives_a_recipe(table)
 
 
 def test_the_same_key_is_the_same_recipe_in_every_table_and_another_key_another() -> None:
-    found: dict[str, set[str]] = {}
-    for table in cpsl.TABLES:
-        for row in table.on("minicity"):
-            found.setdefault(row.key, set()).add(identity(recipe_of(row)))
-    assert {key for key, ids in found.items() if len(ids) > 1} == set()
-    assert len({next(iter(ids)) for ids in found.values()}) == len(found)
+    assert_keys_name_recipes(cpsl.TABLES)
 
 
 def test_ablations_leave_one_part_out() -> None:

@@ -58,6 +58,8 @@ __all__ = ["CPSL", "CPSLConfig", "class_counts", "rectify", "sinkhorn"]
 
 KEPT = "cpsl"
 """What is kept beside the rounds: the class distributions that the report draws."""
+ST, SL, RECTIFIED = "self-training", "self-labelling", "rectified"
+"""Label maps left for the report: of the warm-up (argmax P_ST), of the clusters (argmax P_SL), of both (Eq. 1)."""
 
 
 Consistency = Literal["symmetric_kl", "prototype_kl"]
@@ -196,10 +198,10 @@ class CPSL(SingleNetwork):
         """For the report: the labels of the warm-up, of the clusters (where there are any), of both; and δ_pseudo."""
         assert isinstance(scan, FeatureScan), "CPSL clusters features: it needs a scan that shows them"
         for labels in self._labels(scan, store):
-            store.write_view("self-training", labels.name, labels.self_training)
-            store.write_view("rectified", labels.name, labels.rectified)
+            store.write_view(ST, labels.name, labels.self_training)
+            store.write_view(RECTIFIED, labels.name, labels.rectified)
             if self.config.self_labelling:
-                store.write_view("self-labelling", labels.name, labels.self_labelling)
+                store.write_view(SL, labels.name, labels.self_labelling)
         store.keep(KEPT, {"delta_pseudo": self.clusters.delta.cpu(), "delta_0": self._delta_0.cpu()})
 
     def _warm_up(self, scan: FeatureScan, store: LabelStore) -> None:
