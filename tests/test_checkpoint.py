@@ -1,9 +1,7 @@
-"""Checkpoints come back bit by bit, any damage is found, and a failed write leaves the old file."""
+"""Checkpoints come back bit by bit, any damage is found, and the newest good one is used."""
 
-import errno
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fakes.damage import HITS, damaged
 from torch import Tensor, nn
 
-from segshift import checkpoint
-from segshift.checkpoint import atomic_write, latest, load, prune, save, step_file
+from segshift.checkpoint import Latest, latest, load, prune, save, step_file
 from segshift.errors import ConfigError, RunError
+from segshift.sealed import seal_tensors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8, torch.int64, torch.bool)
 
@@ -155,6 +154,50 @@ def test_every_truncation_and_every_addition_is_found(tmp_path: Path) -> None:
         load(path)
 
 
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(state=STATES, hits=HITS)
+def test_no_damage_reads_as_another_state(tmp_path: Path, state: object, hits: list[tuple[int, int]]) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, state)
+    for content in damaged(path.read_bytes(), hits):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=r"a\.safetensors"):
+            load(path)
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3) | st.sampled_from(["t0", "t1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["tensor", "dict", "tuple", "float", "layout"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(structure=JSON.map(json.dumps) | st.text(max_size=5))
+def test_a_whole_file_of_another_make_is_refused(tmp_path: Path, structure: str) -> None:
+    """As of a later version, or of someone who sealed it with care: a state of known parts, or RunError."""
+    (tmp_path / "a").write_bytes(seal_tensors({"t0": torch.zeros(2), "t1": torch.zeros(1, 1, 1, 1)}, structure))
+    try:
+        state = load(tmp_path / "a")
+    except RunError as error:
+        assert "expected a checkpoint of this version" in str(error)
+    else:
+        save(tmp_path / "b", state)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    ['{"tensor":"t9"}', '{"tensor":"t0","layout":"channels_last"}', '{"float":"x"}', '{"set":[1]}', "[" * 100_000, "x"],
+)
+def test_a_structure_of_another_version_is_refused(tmp_path: Path, structure: str) -> None:
+    (tmp_path / "a").write_bytes(seal_tensors({"t0": torch.zeros(2)}, structure))
+    with pytest.raises(RunError, match="a: is whole, and holds no state that this version of segshift knows"):
+        load(tmp_path / "a")
+
+
 def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be read"):
         load(tmp_path / "missing.safetensors")
@@ -165,71 +208,79 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
             load(tmp_path / "other")
 
 
-def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "a.bin"
-    for content in (b"one", b"two"):
-        atomic_write(path, content)
-        assert path.read_bytes() == content
-    assert names(path.parent) == ["a.bin"]
-
-
-@pytest.mark.parametrize(("code", "cure"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "another folder")])
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, cure: str
-) -> None:
-    path = tmp_path / "a.bin"
-    atomic_write(path, b"old")
-
-    def refuse(_: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(checkpoint.os, "fsync", refuse)
-    with pytest.raises(RunError, match=rf"a\.bin: .*{cure}"):
-        atomic_write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["a.bin"]
-
-
-def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.bin"
-    atomic_write(path, b"old")
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        atomic_write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["a.bin"]
-
-
-def test_a_path_through_a_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RunError, match="is a file: choose another folder"):
-        atomic_write(tmp_path / "file" / "a.bin", b"x")
-
-
 def test_latest_falls_back_to_the_last_good_one(tmp_path: Path) -> None:
-    assert latest(tmp_path) == (None, "")
+    assert latest(tmp_path) == Latest(None, None, "")
     for step in (9, 10, 1_000_000):
         save(step_file(tmp_path, step), {"step": step})
     (tmp_path / "step-notes.txt").write_text("no checkpoint")
-    assert latest(tmp_path) == (tmp_path / "step-1000000.safetensors", "")
+    assert latest(tmp_path) == (tmp_path / "step-1000000.safetensors", {"step": 1_000_000}, "")
     newest = tmp_path / "step-1000000.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    path, warning = latest(tmp_path)
-    assert path == tmp_path / "step-000010.safetensors"
-    assert "step-1000000.safetensors" in warning
-    assert latest(tmp_path / "missing") == (None, "")
+    path, state, warning = latest(tmp_path)
+    assert (path, state) == (tmp_path / "step-000010.safetensors", {"step": 10})
+    assert warning.startswith(f"{newest}: is no checkpoint, or a damaged one")
+    assert latest(tmp_path / "missing") == Latest()
+
+
+def test_latest_takes_what_is_accepted_and_says_what_was_not(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(step_file(tmp_path, step), {"step": step})
+
+    def accept(state: Any) -> None:
+        if state["step"] > 1:
+            raise RunError(f"step {state['step']} has lost its labels")
+
+    path, state, warning = latest(tmp_path, accept)
+    assert (path, state) == (step_file(tmp_path, 1), {"step": 1})
+    assert warning.splitlines() == [
+        f"{step_file(tmp_path, 3)}: step 3 has lost its labels",
+        f"{step_file(tmp_path, 2)}: step 2 has lost its labels",
+    ]
+    step_file(tmp_path, 1).unlink()
+    path, state, warning = latest(tmp_path, accept)
+    assert (path, state) == (None, None)
+    assert "step 2" in warning
+
+
+def test_latest_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        save(step_file(tmp_path, step), {"step": step})
+    step_file(tmp_path, 3).write_bytes(b"")
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    latest(tmp_path, lambda _: None)
+    assert read == ["step-000003.safetensors", "step-000002.safetensors"]
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
-    for step in (1, 2, 30, 4):
+    for step in (1, 2, 1_000_000, 999_999):
         save(step_file(tmp_path, step), {})
-    (tmp_path / ".0123.tmp").write_bytes(b"half")
+    (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("kept")
     prune(tmp_path, keep=2)
-    assert names(tmp_path) == ["notes.txt", "step-000004.safetensors", "step-000030.safetensors"]
+    assert names(tmp_path) == ["notes.txt", "step-1000000.safetensors", "step-999999.safetensors"]
     with pytest.raises(ConfigError, match="keep"):
         prune(tmp_path, keep=0)
+
+
+def test_prune_drops_what_a_resumed_run_has_passed_over(tmp_path: Path) -> None:
+    """A damaged checkpoint of a later step must not push out the good ones."""
+    for step in (1, 2, 3, 9):
+        save(step_file(tmp_path, step), {})
+    step_file(tmp_path, 9).write_bytes(b"")
+    prune(tmp_path, keep=2, newest=3)
+    assert names(tmp_path) == ["step-000002.safetensors", "step-000003.safetensors"]
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    step_file(tmp_path, 1).mkdir()
+    save(step_file(tmp_path, 2), {})
+    with pytest.raises(RunError, match=r"step-000001\.safetensors: cannot be removed"):
+        prune(tmp_path, keep=1)
+    assert latest(tmp_path).path == step_file(tmp_path, 2)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and checkpoints that prove themselves before they are used.
+"""Checkpoints that prove themselves before they are used.
 
 A checkpoint is one safetensors file: tensors under generated names, and in its metadata the nesting they came
 from as JSON and a SHA-256 over the whole file. Nothing is ever unpickled.
@@ -6,78 +6,22 @@ from as JSON and a SHA-256 over the whole file. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import math
-import os
 import re
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from segshift.errors import ConfigError, RunError
+from segshift.sealed import BrokenSealError, NotSealedError, seal_tensors, text_of
+from segshift.whole_files import atomic_write, discard, sweep
 
-_CURES = {
-    errno.ENOSPC: "the disk is full: free some space, then resume the run",
-    errno.EDQUOT: "the disk quota is used up: free some space, then resume the run",
-    errno.EROFS: "the file system is read-only: choose another folder",
-    errno.EACCES: "no permission to write there: choose another folder, or change its permissions",
-    errno.EPERM: "no permission to write there: choose another folder, or change its permissions",
-    errno.ENOTDIR: "a part of this path is a file: choose another folder",
-    errno.EEXIST: "a part of this path is a file: choose another folder",
-    errno.EISDIR: "a folder has this name: move it away, or choose another folder",
-    errno.ENAMETOOLONG: "the file system takes no name as long as this: choose a shorter one",
-}
-
-
-def atomic_write(path: Path | str, content: bytes) -> None:
-    """Write a file that is there with all of `content`, or is as it was before, even when the power fails.
-
-    Folders on the way are made. Raises RunError, naming the path and the cure, where the disk refuses.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        cure = _CURES.get(error.errno or 0, "check that the disk is there and healthy")
-        raise RunError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last: it is the folder's content that changed. Windows cannot open a folder, and need not."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------
-
-_ENTRY = "segshift"
-"""The one metadata entry: 64 hexadecimal digits of SHA-256, then the structure. (Two entries would be written in an
-order that changes from run to run.)"""
-_UNSIGNED = "0" * 64
 _STEP = re.compile(r"step-(\d+)\.safetensors")
 
 
@@ -90,34 +34,29 @@ def save(path: Path | str, state: Any) -> None:
     """
     packer = _Packer()
     structure = json.dumps(packer.pack(state, "state"), separators=(",", ":"), allow_nan=False)
-    content = tensors_to_bytes(packer.tensors, {_ENTRY: _UNSIGNED + structure})
-    header, body = _split(content)
-    digest = _digest(header, body)
-    atomic_write(path, b"".join((header.replace(_UNSIGNED.encode(), digest.encode(), 1), body)))
+    atomic_write(path, seal_tensors(packer.tensors, structure))
 
 
 def load(path: Path | str) -> Any:
     """The state that `save` wrote. Raises RunError where the file is missing, cut short, altered or something else."""
     path = Path(path)
+    cure = "A resumed run passes it over, and goes on from the checkpoint before it"
     try:
         content = path.read_bytes()
+        return _unpack(json.loads(text_of(content)), tensors_from_bytes(content))
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror or error}); expected a checkpoint") from error
-    try:
-        header, body = _split(content)
-        entry = json.loads(header[8:])["__metadata__"][_ENTRY]
-        digest, structure = entry[:64], entry[64:]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except BrokenSealError as error:
+        raise RunError(f"{path}: is damaged, {error}. {cure}") from error
+    except NotSealedError as error:
         raise RunError(
-            f"{path}: is no checkpoint, or a damaged one ({error!r:.80}); expected a file written by segshift. "
-            "Delete it and resume: the checkpoint before it is used"
+            f"{path}: is no checkpoint, or a damaged one ({error}); expected a file written by segshift. {cure}"
         ) from error
-    if _digest(header.replace(digest.encode(), _UNSIGNED.encode(), 1), body) != digest:
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise RunError(
-            f"{path}: is damaged, its SHA-256 is not the one written in it. "
-            "Delete it and resume: the checkpoint before it is used"
-        )
-    return _unpack(json.loads(structure), tensors_from_bytes(content))
+            f"{path}: is whole, and holds no state that this version of segshift knows ({error!r:.80}); expected a "
+            f"checkpoint of this version. {cure}"
+        ) from error
 
 
 def step_file(folder: Path | str, step: int) -> Path:
@@ -125,50 +64,58 @@ def step_file(folder: Path | str, step: int) -> Path:
     return Path(folder) / f"step-{step:06d}.safetensors"
 
 
-def latest(folder: Path | str) -> tuple[Path | None, str]:
-    """(newest checkpoint that verifies, warning): None where there is none, "" where nothing had to be passed over."""
-    damaged = []
-    for path in reversed(_checkpoints(Path(folder))):
+class Latest(NamedTuple):
+    """The checkpoint to go on from."""
+
+    path: Path | None = None
+    """None: there is none."""
+    state: Any = None
+    """Its content."""
+    warning: str = ""
+    """Why newer ones were passed over, a line each; empty where none was."""
+
+
+def latest(folder: Path | str, accept: Callable[[Any], None] | None = None) -> Latest:
+    """The newest checkpoint that verifies, and whose state `accept` raises no RunError for. Each is read once."""
+    passed_over: list[str] = []
+    for _, path in reversed(_checkpoints(Path(folder))):
         try:
-            load(path)
+            return Latest(path, _accepted(path, accept), "\n".join(passed_over))
         except RunError as error:
-            damaged.append(str(error))
-        else:
-            return path, "\n".join(damaged)
-    return None, "\n".join(damaged)
+            passed_over.append(str(error))
+    return Latest(warning="\n".join(passed_over))
 
 
-def prune(folder: Path | str, keep: int = 2) -> None:
+def _accepted(path: Path, accept: Callable[[Any], None] | None) -> Any:
+    state = load(path)
+    try:
+        if accept is not None:
+            accept(state)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from error
+    return state
+
+
+def prune(folder: Path | str, keep: int = 2, newest: int | None = None) -> None:
     """Delete all checkpoints but the `keep` newest, and what a killed write left half-done.
 
-    Only the process that writes in `folder` may call this.
+    `newest` is the step that has just been written: checkpoints of later steps are those that were passed over when
+    the run was resumed, and go as well. Only the process that writes in `folder` may call this.
     """
     if keep < 1:
         raise ConfigError(f"keep is {keep}; expected at least 1 checkpoint")
-    folder = Path(folder)
-    for path in [*_checkpoints(folder)[:-keep], *folder.glob(".*.tmp")]:
-        path.unlink(missing_ok=True)
+    found = _checkpoints(Path(folder))
+    kept = [path for step, path in found if newest is None or step <= newest][-keep:]
+    for _, path in found:
+        if path not in kept:
+            discard(path)
+    sweep(Path(folder))
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint files, oldest step first."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def _split(content: bytes) -> tuple[bytes, memoryview]:
-    """(length and header, tensor bytes) of a safetensors file."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < 8 or end > len(content):
-        raise ValueError(f"the file ends after {len(content)} bytes")
-    return content[:end], memoryview(content)[end:]
-
-
-def _digest(header: bytes, body: memoryview) -> str:
-    """SHA-256 of the whole file, with zeros where the digest itself will stand."""
-    digest = hashlib.sha256(header)
-    digest.update(body)
-    return digest.hexdigest()
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of each checkpoint, oldest first."""
+    files = folder.glob("step-*")
+    return sorted((int(match[1]), path) for path in files if (match := _STEP.fullmatch(path.name)))
 
 
 class _Packer:

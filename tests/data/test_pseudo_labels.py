@@ -1,6 +1,7 @@
 """The store of a round: what is written is read back, counted once over all processes, and never half there."""
 
 import json
+import re
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from tests.fakes.damage import HITS, damaged
 
 from segshift import types
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.errors import RunError, TrainingError
+from segshift.errors import DataError, RunError, TrainingError
 from segshift.scan import average_views
+from segshift.sealed import seal_json
 
 K = 4
 IDS = st.sampled_from([0, 1, 2, 3, 255])
@@ -48,6 +51,7 @@ def test_round_trip_and_counts(labels, dtype):
     assert statistics["kept"] == (everything != 255).sum()
     assert statistics["coverage"] == pytest.approx(statistics["kept"] / max(everything.size, 1))
     assert statistics["images"] == len(labels)
+    assert statistics["unlabelled_images"] == sum(bool((label == 255).all()) for label in labels)
 
 
 def test_statistics_file_is_as_agreed(store):
@@ -56,15 +60,21 @@ def test_statistics_file_is_as_agreed(store):
     writer.write("a", label)
     store.write("b", label, predicted=torch.tensor([[2, 2, 1], [255, 0, 2]]))
     store.finish({"theta": torch.tensor([0.5, 0.25, 1.0, 1.0])})
-    assert json.loads((store.folder / "statistics.json").read_text()) == {
+    statistics = json.loads((store.folder / "statistics.json").read_text())
+    assert len(statistics.pop("sha256")) == 64
+    assert statistics == store.statistics()
+    assert re.fullmatch("[0-9a-f]{32}", statistics["files"]["pseudo-labels"].pop("digest"))
+    assert statistics == {
         "round": 3,
         "images": 2,
+        "unlabelled_images": 0,
         "pixels": 12,
         "kept": 10,
         "coverage": 10 / 12,
         "kept_per_class": [2, 6, 0, 2],
         "predicted": [1, 1, 3, 0],
         "thresholds": {"theta": [0.5, 0.25, 1.0, 1.0]},
+        "files": {"pseudo-labels": {"files": 2}},
     }
     assert (store.folder / "pseudo-labels" / "a.png").is_file()
     assert not list(store.folder.rglob("*.tmp"))
@@ -241,6 +251,32 @@ def damage(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+@given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=IDS), HITS)
+@settings(max_examples=30)
+def test_no_damage_reads_as_another_label(label, hits):
+    with tempfile.TemporaryDirectory() as folder:
+        store = PseudoLabels(Path(folder) / "round-1", K)
+        store.write("a", torch.from_numpy(label))
+        for content in damaged(store.path("a").read_bytes(), hits):
+            store.path("a").write_bytes(content)
+            try:
+                found = store.read("a")
+            except RunError as error:
+                assert "a.png" in str(error)
+            else:
+                assert torch.equal(found, torch.from_numpy(label))
+
+
+def test_names_stay_in_the_folder(store):
+    for name in ("../a", "/a", "a/../../../b", ""):
+        for path in (store.path, store.prediction_path, lambda name: store.view_path("self-training", name)):
+            with pytest.raises(DataError, match="round-3"):
+                path(name)
+    with pytest.raises(DataError):
+        store.write("../a", torch.zeros(1, 1, dtype=torch.uint8))
+    assert not store.folder.exists()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -260,10 +296,20 @@ def test_a_lost_or_damaged_label_is_named_with_the_cure(store, spoil, message):
 
 
 def test_damaged_statistics(store):
-    store.finish({})
-    (store.folder / "statistics.json").write_text('{"round": 3')
-    with pytest.raises(RunError, match=r"statistics\.json: cannot be read"):
-        store.statistics()
+    store.write("a", torch.zeros(2, 2, dtype=torch.uint8))
+    store.finish({"theta": [0.5]})
+    path = store.folder / "statistics.json"
+    text = path.read_text()
+    for other in ('{"round": 3', "[3]", text.replace("0.5", "0.7"), '{"files": {}}', "[" * 100_000, "\udc00"):
+        path.write_bytes(other.encode("utf-8", "surrogatepass"))
+        with pytest.raises(RunError, match=r"statistics\.json: cannot be read .*start of round 3"):
+            store.statistics()
+    # White space is not what is said.
+    path.write_text(json.dumps(json.loads(text)))
+    assert store.statistics()["thresholds"] == {"theta": [0.5]}
+    path.write_bytes(seal_json({"files": {"pseudo-labels": 3}}))
+    with pytest.raises(RunError, match=r"statistics\.json: files are \{'pseudo-labels': 3\}; expected the digests"):
+        store.verify()
 
 
 def test_wrong_labels_are_refused(store):

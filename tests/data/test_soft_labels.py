@@ -12,12 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load, save_file
+from tests.fakes.damage import HITS, damaged
 from torch import Tensor
 
+from segshift.data.file_digests import FileDigests
 from segshift.data.soft_labels import SoftLabels, to_half
-from segshift.errors import RunError, TrainingError
+from segshift.errors import DataError, RunError, TrainingError
 from segshift.scan import average_views
+from segshift.sealed import seal_tensors, text_of
 from segshift.types import Features, Geometry
 
 K = 3
@@ -107,44 +110,42 @@ def test_only_the_cells_under_the_crop_are_read(store: SoftLabels) -> None:
     maps = logits((8, 8))
     store.write(features("a", maps))
     clean = store.cut("a", Geometry((32, 32), 0, 0, (8, 12), False))
-    tensors = load(store.path("a").read_bytes())
-    metadata = header(store.path("a"))["__metadata__"]
+    tensors, how = load(store.path("a").read_bytes()), text_of(store.path("a").read_bytes())
     tensors["0"][:, 3:] = torch.nan
     tensors["0"][:, :, 4:] = torch.nan
-    store.path("a").write_bytes(save(tensors, metadata))
+    store.path("a").write_bytes(seal_tensors(tensors, how))
+    store = SoftLabels(store.folder, K, 2)
     assert torch.equal(store.cut("a", Geometry((32, 32), 0, 0, (8, 12), False)), clean)
     with pytest.raises(RunError, match=r"a\.safetensors: holds logits that are no finite numbers; expected the soft"):
         store.cut("a", Geometry((32, 32), 0, 0, (12, 12), False))
 
 
-def header(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-
-
 def test_what_is_on_disk_is_half_a_float_a_cell_and_the_same_each_time(store: SoftLabels, tmp_path: Path) -> None:
     maps = logits((5, 7), (2, 3))
     store.write(features("a", maps, average="logits"))
-    assert store.path("a").stat().st_size <= 2 * K * (5 * 7 + 2 * 3) + 512
+    assert store.path("a").stat().st_size <= 2 * K * (5 * 7 + 2 * 3) + 576
     again = SoftLabels(tmp_path / "again", K, 2)
     again.write(features("a", [m.half() for m in maps], average="logits"))
     assert again.path("a").read_bytes() == store.path("a").read_bytes()
-    how = json.loads(header(store.path("a"))["__metadata__"]["segshift"])
+    how = json.loads(text_of(store.path("a").read_bytes()))
     assert how == {"size": [6, 8], "align_corners": False, "average": "logits"}
     assert not list(store.folder.rglob("*.tmp"))
 
 
 def test_the_index_says_that_all_are_there(store: SoftLabels) -> None:
     assert not store.complete
-    store.finish(0)
+    store.finish(FileDigests())
     assert not store.complete
     store.write(features("a", logits((2, 2))))
     assert store.written == {"a"}
     assert not store.complete
-    store.finish(1)
+    digests = store.digests
+    store.finish(digests)
     assert store.complete
-    assert store.written == set()
-    assert json.loads((store.folder / "index.json").read_text()) == {"round": 2, "images": 1, "classes": K}
+    assert (store.written, store.digests) == (set(), FileDigests())
+    index = json.loads((store.folder / "index.json").read_text())
+    assert len(index.pop("sha256")) == 64
+    assert index == {"round": 2, "images": 1, "classes": K, "files": digests.to_json()}
     # Written again, they are another set until that is closed.
     store.write(features("a", logits((2, 2), seed=1)))
     assert not store.complete
@@ -159,11 +160,11 @@ def foreign(path: Path) -> None:
 
 
 def other_classes(path: Path) -> None:
-    path.write_bytes(save({"0": torch.zeros(K + 1, 2, 2)}, header(path)["__metadata__"]))
+    path.write_bytes(seal_tensors({"0": torch.zeros(K + 1, 2, 2)}, text_of(path.read_bytes())))
 
 
 def no_views(path: Path) -> None:
-    path.write_bytes(save({}, header(path)["__metadata__"]))
+    path.write_bytes(seal_tensors({}, text_of(path.read_bytes())))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,85 @@ def test_a_lost_or_damaged_file_is_named_with_the_cure(
     with pytest.raises(
         RunError, match=rf"town/a\.safetensors: {found}.*expected the soft .*Resume the run from the start of round 2"
     ):
-        store.cut("town/a", WHOLE)
+        SoftLabels(store.folder, K, 2).cut("town/a", WHOLE)
+
+
+@settings(max_examples=30)
+@given(hits=HITS, seed=st.integers(0, 9))
+def test_no_damage_reads_as_other_probabilities(hits: list[tuple[int, int]], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = SoftLabels(Path(folder), K, 1)
+        store.write(features("a", logits((2, 3), (1, 1), seed=seed)))
+        expected = store.cut("a", WHOLE)
+        for content in damaged(store.path("a").read_bytes(), hits):
+            store.path("a").write_bytes(content)
+            try:
+                found = SoftLabels(Path(folder), K, 1).cut("a", WHOLE)
+            except RunError as error:
+                assert "a.safetensors" in str(error)
+            else:
+                assert torch.equal(found, expected)
+
+
+def test_soft_labels_from_before_they_were_sealed_are_read(store: SoftLabels) -> None:
+    store.write(features("a", logits((2, 3))))
+    content, expected = store.path("a").read_bytes(), store.cut("a", WHOLE)
+    save_file(load(content), store.path("a"), {"segshift": text_of(content)})
+    (store.folder / "index.json").write_text(json.dumps({"round": 2, "images": 1, "classes": K}))
+    old = SoftLabels(store.folder, K, 2)
+    assert torch.equal(old.cut("a", WHOLE), expected)
+    old.verify(["a"])
+
+
+def finished(folder: Path, *names: str) -> SoftLabels:
+    store = SoftLabels(folder, K, 2)
+    for i, name in enumerate(names):
+        store.write(features(name, logits((2, 3), seed=i)))
+    store.finish(store.digests)
+    return store
+
+
+def test_verify_names_the_file_that_is_not_the_rounds_own(tmp_path: Path) -> None:
+    store = finished(tmp_path / "soft-labels", "a", "town/b", "c")
+    names = ["a", "c", "town/b"]
+    for given_names in (names, None):
+        store.verify(given_names)
+    path, content = store.path("town/b"), store.path("town/b").read_bytes()
+    other = finished(tmp_path / "other", "town/b").path("town/b").read_bytes()
+    path.write_bytes(other)
+    for given_names in (names, None):
+        with pytest.raises(
+            RunError, match=r"town/b\.safetensors: is not the file that the round wrote.*Resume the run"
+        ):
+            store.verify(given_names)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(RunError, match=r"town/b\.safetensors: cannot be read \(its SHA-256 is not .*start of round 2"):
+        store.verify(names)
+    path.unlink()
+    with pytest.raises(RunError, match=r"town/b\.safetensors: does not exist"):
+        store.verify(names)
+    with pytest.raises(RunError, match=r"soft-labels: 2 files; expected the 3 that the round wrote"):
+        store.verify()
+
+
+def test_verify_reads_the_index_with_care(tmp_path: Path) -> None:
+    store = finished(tmp_path / "soft-labels", "a")
+    index = tmp_path / "soft-labels" / "index.json"
+    text = index.read_text()
+    for other in ("[]", "{", text.replace('"images": 1', '"images": 2'), '{"files": {}}', "[" * 100_000):
+        index.write_text(other)
+        with pytest.raises(RunError, match=r"index\.json: cannot be read .*Resume the run from the start of round 2"):
+            store.verify()
+    index.unlink()
+    with pytest.raises(RunError, match=r"index\.json: does not exist"):
+        store.verify()
+
+
+def test_a_name_stays_in_the_folder(store: SoftLabels) -> None:
+    for name in ("../a", "/a", "a/../../b"):
+        with pytest.raises(DataError, match="soft-labels"):
+            store.write(features(name, logits((2, 2))))
+    assert not store.folder.exists()
 
 
 def test_wrong_logits_are_refused(store: SoftLabels) -> None:

@@ -1,13 +1,13 @@
 """The pseudo-labels of one round on disk: `RUN/round-N/pseudo-labels/NAME.png` and `RUN/round-N/statistics.json`.
 
 Every process writes the images it was given; `finish` sums the counts over all of them. The statistics are written
-last, so a round without them was cut short and is to be written again.
+last, so a round without them was cut short and is to be written again. They hold digests of the labels, by which
+`verify` finds one that is not the round's own.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from segshift import checkpoint
-from segshift.checkpoint import atomic_write
+from segshift.data.file_digests import FileDigests, names_below, require_written
 from segshift.data.files import read_label
+from segshift.data.image_header import allowed_so_far
 from segshift.data.soft_labels import SoftLabels
 from segshift.errors import DataError, RunError, TrainingError
+from segshift.paths import inside
+from segshift.sealed import open_json, seal_json
 from segshift.types import IGNORE, Features, Geometry
+from segshift.whole_files import atomic_write, discard
 
 LABELS, PREDICTIONS, SOFT = "pseudo-labels", "predictions", "soft-labels"
 """Folders of a round; a view may have none of these names."""
@@ -62,7 +66,8 @@ class PseudoLabels:
 
     def _reset(self) -> None:
         self._written: set[str] = set()
-        self._pixels = 0
+        self._digests = {LABELS: FileDigests(), PREDICTIONS: FileDigests()}
+        self._pixels, self._unlabelled = 0, 0
         self._kept = torch.zeros(self.num_classes, dtype=torch.int64)
         self._predicted = torch.zeros(self.num_classes, dtype=torch.int64)
         self._with_prediction = 0
@@ -73,12 +78,12 @@ class PseudoLabels:
         return self._statistics_file.is_file()
 
     def path(self, name: str) -> Path:
-        """The file of an image's pseudo-label."""
-        return self.folder / LABELS / f"{name}.png"
+        """The file of an image's pseudo-label. This and the like raise DataError for a name that leads elsewhere."""
+        return inside(self.folder / LABELS, name, ".png")
 
     def prediction_path(self, name: str) -> Path:
         """The file of what an image's pixels were predicted as."""
-        return self.folder / PREDICTIONS / f"{name}.png"
+        return inside(self.folder / PREDICTIONS, name, ".png")
 
     def write(self, name: str, label: Integer[Tensor, "h w"], predicted: Integer[Tensor, "h w"] | None = None) -> None:
         """Keep a pseudo-label: class ids, 255 where nothing was selected, at the image's working size.
@@ -90,17 +95,24 @@ class PseudoLabels:
             raise ValueError(f"pseudo-label {name!r} is written twice in round {self.round}; expected once an image")
         label = self._checked(label.cpu(), f"pseudo-label {name!r}")
         if not self._written:
-            self._reopen()
-        atomic_write(self.path(name), _png(label))
+            discard(self._statistics_file)
+        self._keep_file(LABELS, name, self.path(name), label)
         self._written.add(name)
+        counts = torch.bincount(label.reshape(-1), minlength=256)[: self.num_classes]
         self._pixels += label.numel()
-        self._kept += torch.bincount(label.reshape(-1), minlength=256)[: self.num_classes]
+        self._kept += counts
+        self._unlabelled += not counts.any()
         if predicted is not None:
             predicted = self._checked(predicted.cpu(), f"prediction {name!r}")
             self._predicted += torch.bincount(predicted.reshape(-1), minlength=256)[: self.num_classes]
             self._with_prediction += 1
             if self._keep_predictions:
-                atomic_write(self.prediction_path(name), _png(predicted))
+                self._keep_file(PREDICTIONS, name, self.prediction_path(name), predicted)
+
+    def _keep_file(self, kind: str, name: str, path: Path, label: Tensor) -> None:
+        content = _png(label)
+        atomic_write(path, content)
+        self._digests[kind] = self._digests[kind].with_file(name, content)
 
     def write_soft(self, found: Features) -> None:
         """Keep an image's logits in float16, in `soft-labels`; `finish` closes them too. Errors as of `write`."""
@@ -131,7 +143,7 @@ class PseudoLabels:
         """The file of a label map that is only looked at. Raises ValueError where `kind` is no name for a folder."""
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", kind) is None or kind in (LABELS, PREDICTIONS, SOFT):
             raise ValueError(f"a view is of kind {kind!r}; expected letters and digits, such as self-labelling")
-        return self.folder / kind / f"{name}.png"
+        return inside(self.folder / kind, name, ".png")
 
     def write_view(self, kind: str, name: str, label: Integer[Tensor, "h w"]) -> None:
         """Keep one more label map of an image (ids, or 255), before or after `finish`; one that is there is replaced.
@@ -151,16 +163,6 @@ class PseudoLabels:
             raise ValueError(f"{what} holds ids {found}; expected 0 to {self.num_classes - 1}, or 255")
         return label
 
-    def _reopen(self) -> None:
-        try:
-            if self.finished:
-                self._statistics_file.unlink()
-        except FileNotFoundError:
-            return  # another process was faster
-        except OSError as error:
-            cure = "allow writing there, or copy the run elsewhere"
-            raise RunError(f"{self._statistics_file}: cannot be removed ({error.strerror}); {cure}") from error
-
     def finish(self, thresholds: Mapping[str, Sequence[float] | Tensor]) -> None:
         """Close the round: sum the counts over processes (all must call it), then write the statistics.
 
@@ -168,37 +170,68 @@ class PseudoLabels:
         """
         numbers = {key: [float(value) for value in values] for key, values in thresholds.items()}
         _require_finite(numbers, self.folder)
-        head = [self._pixels, len(self._written), self._with_prediction, len(self._soft.written)]
-        merged = self._merge(torch.cat([torch.tensor(head), self._kept, self._predicted])).tolist()
-        (pixels, images, with_prediction, soft), counts = merged[:4], merged[4:]
-        kept = counts[: self.num_classes]
+        head = torch.tensor([self._pixels, len(self._written), self._unlabelled, self._with_prediction])
+        digests = [torch.tensor(found.to_int64()) for found in (*self._digests.values(), self._soft.digests)]
+        parts = [head, self._kept, self._predicted, *digests]
+        merged = self._merge(torch.cat(parts)).split([len(part) for part in parts])
+        (pixels, images, unlabelled, with_prediction), kept, predicted = (part.tolist() for part in merged[:3])
+        labels, predictions, soft = (FileDigests.from_int64(part.tolist()) for part in merged[3:])
+        files = {kind: found.to_json() for kind, found in ((LABELS, labels), (PREDICTIONS, predictions)) if found.files}
         statistics = {
             "round": self.round,
             "images": images,
+            "unlabelled_images": unlabelled,
             "pixels": pixels,
             "kept": sum(kept),
             "coverage": sum(kept) / max(pixels, 1),
             "kept_per_class": kept,
-            "predicted": counts[self.num_classes :] if with_prediction else None,
+            "predicted": predicted if with_prediction else None,
             "thresholds": numbers,
+            "files": files,
         }
         # The merge is over when every process has written its labels, so this file says that all are there; each
         # process writes the same bytes.
         self._soft.finish(soft)
-        atomic_write(self._statistics_file, json.dumps(statistics, indent=1).encode())
+        atomic_write(self._statistics_file, seal_json(statistics))
         self._reset()
 
     def statistics(self) -> dict[str, Any]:
-        """What `finish` wrote: counts, coverage, thresholds. RunError where the round was not finished."""
+        """What `finish` wrote: counts, coverage, thresholds, digests. RunError where the round was not finished."""
         path = self._statistics_file
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return open_json(path.read_text(encoding="utf-8"), "files")
         except FileNotFoundError as error:
             raise RunError(f"{path}: does not exist: round {self.round} was not finished. {self._cure}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
                 f"{path}: cannot be read ({error}); expected the statistics of a round. {self._cure}"
             ) from error
+
+    def verify(self, names: Sequence[str] | None = None) -> None:
+        """RunError, naming a file where one can be named, unless labels and predictions are those the round wrote.
+
+        `names` are the images asked for, and other files are passed over; None: all that lie in the folder. The round
+        is finished. Labels written before there were digests pass. All files are read.
+        """
+        for kind, written in self._written_files().items():
+            folder = self.folder / kind
+            present = names_below(folder, ".png") if names is None else names
+            files = {name: inside(folder, name, ".png") for name in present}
+            read = self.read if kind == LABELS else self.read_prediction
+            require_written(folder, written, files, read, self._cure)
+
+    def _written_files(self) -> dict[str, FileDigests]:
+        found = self.statistics().get("files", {})
+        try:
+            return {kind: FileDigests.from_json(found[kind]) for kind in (LABELS, PREDICTIONS) if kind in found}
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self._statistics_file}: files are {found!r:.80}; expected the digests of a round. {self._cure}"
+            ) from error
+
+    def verify_soft(self, names: Sequence[str] | None = None) -> None:
+        """The same of the soft labels that this round wrote."""
+        self._soft.verify(names)
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors beside the rounds, in NAME.safetensors: what holds for all of them."""
@@ -207,7 +240,10 @@ class PseudoLabels:
     def kept(self, name: str) -> dict[str, Tensor] | None:
         """What was kept under a name; None where nothing was. RunError where the file is damaged."""
         path = self._kept_file(name)
-        return checkpoint.load(path) if path.exists() else None
+        try:
+            return checkpoint.load(path) if path.exists() else None
+        except RunError as error:
+            raise RunError(f"{path}: is damaged. Delete it and resume the run: it is then made again") from error
 
     def _kept_file(self, name: str) -> Path:
         return self.folder.parent / f"{name}.safetensors"
@@ -222,7 +258,7 @@ class PseudoLabels:
 
     def _read(self, path: Path, what: str) -> Tensor:
         try:
-            label = read_label(path)
+            label = read_label(path, allowed_so_far())
         except DataError as error:
             raise RunError(f"{error}. It is {what}. {self._cure}") from error
         foreign = label[(label >= self.num_classes) & (label != IGNORE)]

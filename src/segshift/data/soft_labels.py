@@ -3,27 +3,27 @@
 `RUN/round-N/soft-labels/NAME.safetensors` holds the logits of an image's views in float16, and how they become
 probabilities; `index.json` is written last and says that all images are there. Class probabilities at full size would
 be 159 MB for 19 classes at 1024x2048; the logits at stride 8 are 1.2 MB a view, and a crop reads its own cells alone.
+A file is sealed, and its seal is checked when a process first looks at it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float16, Float32
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from segshift.checkpoint import atomic_write
+from segshift.data.file_digests import FileDigests, names_below, require_written
 from segshift.errors import RunError, TrainingError
+from segshift.paths import inside
+from segshift.sealed import ENTRY, open_json, seal_json, seal_tensors, text_of
 from segshift.types import Features, Geometry
-
-_ENTRY = "segshift"
-"""The one metadata entry: two would be written in an order that changes from run to run."""
+from segshift.whole_files import atomic_write, discard
 
 
 class SoftLabels:
@@ -33,6 +33,10 @@ class SoftLabels:
         self.folder, self.num_classes, self.round = folder, num_classes, n
         self.written: set[str] = set()
         """Images that this process has written since the last `finish`."""
+        self.digests = FileDigests()
+        """Of their files."""
+        self._proved: dict[str, str] = {}
+        """What the files say that this process has found whole, by image."""
 
     @property
     def complete(self) -> bool:
@@ -40,8 +44,8 @@ class SoftLabels:
         return self._index.is_file()
 
     def path(self, name: str) -> Path:
-        """The file of an image."""
-        return self.folder / f"{name}.safetensors"
+        """The file of an image. Raises DataError for a name that leads out of the folder."""
+        return inside(self.folder, name, ".safetensors")
 
     def write(self, found: Features) -> None:
         """Keep the logits of an image's views. The first write opens the round again if it was complete.
@@ -56,26 +60,48 @@ class SoftLabels:
         views = {str(i): to_half(logits, found.name).cpu().contiguous() for i, logits in enumerate(found.maps)}
         how = {"size": found.size, "align_corners": found.align_corners, "average": found.average}
         if not self.written:
-            self._reopen()
-        atomic_write(self.path(found.name), tensors_to_bytes(views, {_ENTRY: json.dumps(how)}))
+            discard(self._index)
+        content = seal_tensors(views, json.dumps(how))
+        atomic_write(self.path(found.name), content)
         self.written.add(found.name)
+        self.digests = self.digests.with_file(found.name, content)
+        self._proved.pop(found.name, None)
 
-    def _reopen(self) -> None:
-        try:
-            self._index.unlink(missing_ok=True)
-        except OSError as error:
-            cure = "allow writing there, or copy the run elsewhere"
-            raise RunError(f"{self._index}: cannot be removed ({error.strerror}); {cure}") from error
-
-    def finish(self, images: int) -> None:
-        """Close the round: `images` were written by all processes together; nothing is said where that is none.
+    def finish(self, digests: FileDigests) -> None:
+        """Close the round: `digests` are of what all processes wrote together; nothing is said where that is none.
 
         To be called when every process has written its images; each writes the same bytes.
         """
-        if images:
-            index = {"round": self.round, "images": images, "classes": self.num_classes}
-            atomic_write(self._index, json.dumps(index, indent=1).encode())
-        self.written = set()
+        if digests.files:
+            index = {"round": self.round, "images": digests.files, "classes": self.num_classes}
+            atomic_write(self._index, seal_json(index | {"files": digests.to_json()}))
+        self.written, self.digests = set(), FileDigests()
+
+    def verify(self, names: Sequence[str] | None = None) -> None:
+        """RunError, naming a file where one can be named, unless the files are those that the round wrote.
+
+        `names` are the images asked for, and other files are passed over; None: all that lie in the folder. Soft
+        labels written before there were digests pass. All files are read.
+        """
+        try:
+            index = open_json(self._index.read_text(encoding="utf-8"), "files")
+            written = FileDigests.from_json(index["files"]) if "files" in index else None
+        except FileNotFoundError as error:
+            raise self._damaged(self._index, "does not exist") from error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged(self._index, f"cannot be read ({error})") from error
+        if written is not None:
+            names = names_below(self.folder, ".safetensors") if names is None else names
+            files = {name: self.path(name) for name in names}
+            require_written(self.folder, written, files, self._prove, self._cure)
+
+    def _prove(self, name: str) -> None:
+        """RunError unless the file of an image is whole and sealed."""
+        path = self.path(name)
+        try:
+            text_of(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, f"cannot be read ({error})") from error
 
     def cut(self, name: str, geometry: Geometry, device: torch.device | None = None) -> Float32[Tensor, "k h w"]:
         """Class probabilities of an image, seen through a training crop: its size, resized, cropped and flipped.
@@ -87,7 +113,7 @@ class SoftLabels:
         bottom = min(geometry.top + height, geometry.resized[0])
         right = min(geometry.left + width, geometry.resized[1])
         spans = ((geometry.top, bottom), (geometry.left, right))
-        prob = self._read(self.path(name), lambda file: self._average(file, geometry, spans, device))
+        prob = self._read(name, lambda file, how: self._average(file, how, geometry, spans, device))
         if not bool(torch.isfinite(prob.sum())):
             raise self._damaged(self.path(name), "holds logits that are no finite numbers")
         below, beside = geometry.top + height - bottom, geometry.left + width - right
@@ -95,9 +121,10 @@ class SoftLabels:
             return prob
         return torch.nn.functional.pad(prob, (beside, 0, 0, below) if geometry.flip else (0, beside, 0, below))
 
-    def _average(self, file: Any, geometry: Geometry, spans: tuple[Span, Span], device: torch.device | None) -> Tensor:
+    def _average(
+        self, file: Any, how: dict[str, Any], geometry: Geometry, spans: tuple[Span, Span], device: torch.device | None
+    ) -> Tensor:
         """The mean over the views, of softmaxes or logits, in the spans (rows, columns) of the resized image."""
-        how = json.loads(file.metadata()[_ENTRY])
         total, views = None, file.keys()
         for view in views:
             cells = file.get_slice(view)
@@ -117,11 +144,17 @@ class SoftLabels:
         total = total.div_(len(views)) if len(views) > 1 else total
         return total if how["average"] == "probabilities" else total.softmax(0)
 
-    def _read(self, path: Path, look: Callable[[Any], Tensor]) -> Tensor:
-        """What is seen in a file that is opened for it. Its size is checked against its header as it is opened."""
+    def _read(self, name: str, look: Callable[[Any, dict[str, Any]], Tensor]) -> Tensor:
+        """What is seen in an image's file, opened, and in what it says of its views. The file is whole."""
+        path = self.path(name)
         try:
             with safe_open(path, framework="pt") as file:
-                return look(file)
+                entry = file.metadata()[ENTRY]
+                if entry.startswith("{"):  # written before files were sealed
+                    return look(file, json.loads(entry))
+                if name not in self._proved:
+                    self._proved[name] = text_of(path.read_bytes())
+                return look(file, json.loads(self._proved[name]))
         except FileNotFoundError as error:
             raise self._damaged(path, "does not exist") from error
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -129,9 +162,12 @@ class SoftLabels:
 
     def _damaged(self, path: Path, found: str) -> RunError:
         return RunError(
-            f"{path}: {found}; expected the soft pseudo-labels that round {self.round} began with. "
-            f"Resume the run from the start of round {self.round}: they are then written again"
+            f"{path}: {found}; expected the soft pseudo-labels that round {self.round} began with. {self._cure}"
         )
+
+    @property
+    def _cure(self) -> str:
+        return f"Resume the run from the start of round {self.round}: they are then written again"
 
     @property
     def _index(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -12,8 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from segshift import taxonomy
-from segshift.checkpoint import atomic_write
-from segshift.errors import ConfigError, RunError
+from segshift.errors import ConfigError, RunError, SegshiftError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
 from segshift.models.fcn8s import FCN8s
 from segshift.models.importer import (
@@ -28,7 +27,13 @@ from segshift.models.importer import load as load_published
 from segshift.models.resnet38 import ResNet38
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
+from segshift.sealed import open_json, seal_json
 from segshift.taxonomy import LabelSpace
+from segshift.whole_files import atomic_write
+
+_FORMAT = 2
+"""Of `model.json`: 1 had no digests."""
+_WEIGHTS, _DESCRIPTION, _DIGEST = "model.safetensors", "model.json", "weights_sha256"
 
 Network = SmallNet | DeepLabV3Plus | DeepLabV2 | FCN8s | ResNet38
 """Add a network here to let recipes and saved models name it."""
@@ -73,16 +78,21 @@ class TrainedModel(NamedTuple):
 def save_model(
     folder: Path, network: Network, weights: dict[str, Any], space: LabelSpace, short_side: int | None
 ) -> None:
-    """Write `model.safetensors`, then `model.json`, each atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    atomic_write(folder / "model.safetensors", tensors_to_bytes(tensors))
+    """Write `model.safetensors`, then `model.json`, each atomically.
+
+    The latter holds the SHA-256 of the former: where a kill comes between the two, and an older model was there whose
+    weights were others, the pair is refused.
+    """
+    tensors = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    atomic_write(folder / _WEIGHTS, tensors)
     content = {
-        "format": 1,
+        "format": _FORMAT,
         "network": _CONVERTER.unstructure(network, Network),
         "space": space.to_dict(),
         "short_side": short_side,
+        _DIGEST: hashlib.sha256(tensors).hexdigest(),
     }
-    atomic_write(folder / "model.json", json.dumps(content, indent=2).encode())
+    atomic_write(folder / _DESCRIPTION, seal_json(content, indent=2))
 
 
 class Described(NamedTuple):
@@ -91,26 +101,49 @@ class Described(NamedTuple):
     network: Network
     space: LabelSpace
     short_side: int | None
+    digest: str | None
+    """SHA-256 of `model.safetensors`, in hexadecimal digits; None: the model was saved before it was kept."""
 
 
 def describe_model(folder: Path) -> Described:
     """What kind of model a run saved. `folder` is the run or its `model/`. RunError where that cannot be read."""
-    path = model_folder(folder) / "model.json"
+    path = model_folder(folder) / _DESCRIPTION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = open_json(path.read_text(encoding="utf-8"), _DIGEST)
+        if content["format"] not in (1, _FORMAT):
+            raise ValueError(f"its format is {content['format']!r}, this version of segshift knows 1 and {_FORMAT}")
         options = dict(content["network"])
         if "weights" in options:
             options["weights"] = "none"  # before it is checked: what it started from need not be here any more
         config = _CONVERTER.structure(options, Network)  # pyright: ignore[reportArgumentType]
         space, _ = taxonomy.from_dict(content["space"], str(path))
-        return Described(config, space, content["short_side"])
-    except (OSError, ValueError, KeyError, TypeError, ConfigError, cattrs.BaseValidationError) as error:
+        short_side = content["short_side"]
+        if short_side is not None and (type(short_side) is not int or short_side < 1):
+            raise ValueError(f"short_side is {short_side!r}, expected a number of pixels or null")
+        digest = None if content["format"] == 1 else content[_DIGEST]
+        if content["format"] != 1 and not isinstance(digest, str):
+            raise ValueError(f"{_DIGEST} is {digest!r}, expected hexadecimal digits")
+        return Described(config, space, short_side, digest)
+    except _UNREADABLE as error:
         raise RunError(f"{path}: cannot be read ({error!r:.200}); expected a model that segshift saved") from error
+
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SegshiftError,
+    cattrs.BaseValidationError,
+)
+"""What describing a model may raise where `model.json` is damaged, or says something else."""
 
 
 def load_model(folder: Path) -> TrainedModel:
     """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged."""
-    config, space, short_side = describe_model(folder)
+    config, space, short_side, _ = describe_model(folder)
     network = config.build(len(space))
     load_weights(network, folder)
     return TrainedModel(network, space, short_side)
@@ -122,7 +155,8 @@ def load_weights(network: Segmenter, origin: Path, config: Network | None = None
     A file has the names of our own networks; or, where `config` says which one it is, those of a published one of the
     same design, with a head for as many classes (`importer` says which names).
     """
-    path = model_folder(origin) / "model.safetensors" if origin.is_dir() else origin
+    path = model_folder(origin) / _WEIGHTS if origin.is_dir() else origin
+    _require_described(path)
     try:
         tensors = read_checkpoint(path)
         imported = _published(config, tensors)
@@ -138,6 +172,24 @@ def load_weights(network: Segmenter, origin: Path, config: Network | None = None
         found = "no head" if imported.classes is None else f"a head of {imported.classes} classes"
         raise RunError(f"{path}: holds {found}; expected a trained model of {network.num_classes} classes")
     load_published(network, imported, path)
+
+
+def _require_described(path: Path) -> None:
+    """RunError unless the weights of a saved model are those that the `model.json` beside them speaks of."""
+    if path.name != _WEIGHTS or not path.is_file() or not path.with_name(_DESCRIPTION).is_file():
+        return
+    expected = describe_model(path.parent).digest
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror or error}); expected a model's weights") from error
+    if expected is not None and found != expected:
+        raise RunError(
+            f"{path}: is damaged, or belongs to another model: its SHA-256 is {found[:16]}..., model.json beside it "
+            f"expects {expected:.16}... Put the file back; or resume the run, if it was not finished: both are then "
+            "written again"
+        )
 
 
 def _published(config: Network | None, tensors: dict[str, Tensor]) -> Imported | None:
@@ -156,6 +208,6 @@ def _published(config: Network | None, tensors: dict[str, Tensor]) -> Imported |
 def model_folder(folder: Path) -> Path:
     """Where `model.json` is: in a run's `model/`, or in the folder itself."""
     for candidate in (folder / "model", folder):
-        if (candidate / "model.json").is_file():
+        if (candidate / _DESCRIPTION).is_file():
             return candidate
     raise RunError(f"{folder}: holds no model/model.json; expected a finished run, or the model folder of one")
