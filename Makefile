@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A process a core, each test on one thread; a file's tests stay together, for they share runs.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: env demo test test-all lint bench clean
+.PHONY: env demo test test-all lint audit bench clean
 
 env: .venv/.ready
 
@@ -30,6 +30,10 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Known vulnerabilities in the pinned versions; needs the index's own service, which a mirror may not offer.
+audit: env
+	$(BIN)/python tools/audit.py
 
 bench: env
 	$(BIN)/python benchmarks/selection.py

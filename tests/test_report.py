@@ -348,10 +348,10 @@ def test_runs_over_other_classes_are_refused(tmp_path, run):
     ("file", "content", "error", "message"),
     [
         ("run.json", "{", RunError, r"run\.json: cannot be read as JSON"),
-        ("run.json", "[]", RunError, r"run\.json: holds list"),
-        ("run.json", "{}", RunError, r"run\.json: label, space missing"),
+        ("run.json", "[]", RunError, r"run\.json: .*holds \[\], expected a JSON object"),
+        ("run.json", "{}", RunError, r"run\.json: has no label, space"),
         ("round-1/statistics.json", "", RunError, r"round-1.statistics\.json: cannot be read"),
-        ("evaluation/labels-1.json", '{"round": 1}', RunError, r"labels-1\.json: proportion, accuracy, .*missing"),
+        ("evaluation/labels-1.json", '{"round": 1}', RunError, r"labels-1\.json: has no accuracy, .*recall"),
         ("evaluation/alignment.json", "{}", DataError, r"alignment\.json: space, confusion, images missing"),
         ("evaluation/final.json", "{}", DataError, r"final\.json: space, confusion, images missing"),
         ("log.jsonl", "{}\n{}\n", RunError, r"log\.jsonl, line 1: cannot be read"),

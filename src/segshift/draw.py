@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from segshift.errors import ConfigError
+from segshift.paths import printable
 from segshift.taxonomy import IGNORE, LabelSpace
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 LabelArray = Integer[np.ndarray, "h w"]
 LegendEntry = tuple[str, tuple[int, int, int]]
+Kind = Literal["png", "svg"]
+"""Of a picture file."""
 
 CURVE_COLORS = ("#3b82d6", "#d9772b", "#2a9d78", "#c2559d", "#8b7bd8", "#a58a1f", "#d1495b", "#6b8896")
 """Mid-tone colours, told apart on white and on black, in the order series take them."""
@@ -105,7 +110,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _shorten(text: str, width: int) -> str:
     """The text cut to `width` pixels at title size, with an ellipsis where it was cut."""
-    text = " ".join(text.split())
+    text = one_line(text)
     if _font(15).getlength(text) <= width:
         return text
     while text and _font(15).getlength(text + "…") > width:
@@ -117,7 +122,7 @@ def _legend_lines(entries: Sequence[LegendEntry], width: int) -> list[list[tuple
     """Entries broken into lines of at most `width` pixels, each with its left edge."""
     lines: list[list[tuple[int, LegendEntry]]] = []
     left = width
-    for name, color in entries:
+    for name, color in ((class_name(name), color) for name, color in entries):
         length = 18 + round(_font(13).getlength(name)) + 16
         if not lines or left + length > width:
             lines.append([])
@@ -195,7 +200,7 @@ def chart(
     columns: int,
     x_label: str,
     y_label: str,
-    kind: Literal["png", "svg"],
+    kind: Kind,
     same_height: bool = True,
 ) -> bytes:
     """A sheet of charts with legends, all on the same axes, as the content of a PNG or SVG file.
@@ -211,12 +216,37 @@ def chart(
     for axes in grid[len(charts) :]:
         axes.set_axis_off()
     figure.get_layout_engine().set(h_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
-    figure.supxlabel(x_label, fontsize=10)
-    figure.supylabel(y_label, fontsize=10)
+    figure.supxlabel(one_line(x_label), fontsize=10)
+    figure.supylabel(one_line(y_label), fontsize=10)
+    return saved(figure, kind, dpi=150)
+
+
+def saved(figure: Figure, kind: Kind, dpi: float | Literal["figure"] = "figure") -> bytes:
+    """A figure as the content of a PNG or SVG file: the only way out of matplotlib.
+
+    Whatever the figure says is shown as it is written: a class called `$\\frac{$` is no formula. Letters that the font
+    does not have become boxes in a PNG; in an SVG, text is text, and a browser has its own fonts.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segshift"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    # Labels of axes are made while the figure is drawn, so they must find the setting.
+    settings: dict[Any, Any] = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "segshift"}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """A name as a picture can show it: one line, cut where it is too long, and nothing that no SVG file can hold."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def class_name(name: str) -> str:
+    """`one_line` of a class, short enough for an axis."""
+    return one_line(name, 40)
 
 
 def _draw_chart(axes: Axes, entry: Chart) -> None:
@@ -224,27 +254,24 @@ def _draw_chart(axes: Axes, entry: Chart) -> None:
     for curve, color in zip(entry.curves, colors, strict=False):
         width, order = (2.6, 4) if curve.strong else (1.4, 3)
         axes.plot(curve.x, curve.y, color=color, linewidth=width, zorder=order, marker="o", markersize=2 * width,
-                  label=curve.label, solid_joinstyle="round")  # fmt: skip
+                  label=one_line(curve.label), solid_joinstyle="round")  # fmt: skip
         if curve.spread is not None:
             low, high = np.subtract(curve.y, curve.spread), np.add(curve.y, curve.spread)
             axes.fill_between(curve.x, low, high, color=color, alpha=0.12, linewidth=0, zorder=2)
-    axes.set_title(entry.title, fontsize=11, loc="left")
+    axes.set_title(one_line(entry.title), fontsize=11, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.tick_params(labelsize=9, length=0, labelbottom=True, labelleft=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("#aaaaaa")
     if entry.curves:
-        axes.legend(title=entry.legend, fontsize=8.5, title_fontsize=8.5, frameon=False, loc="center left",
+        axes.legend(title=one_line(entry.legend), fontsize=8.5, title_fontsize=8.5, frameon=False, loc="center left",
                     bbox_to_anchor=(1.0, 0.5))  # fmt: skip
 
 
 def _to_svg(figure: Figure) -> str:
     """The figure as an inline `<svg>`: no prolog, no metadata, ids of its own, page colours, scalable width."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segshift"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = saved(figure, "svg").decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg).replace("xlink:href", "href")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 from PIL import Image
 
 from segshift import draw
@@ -132,16 +132,18 @@ def distribution_sheet(shares: Mapping[str, Sequence[float]], space: LabelSpace,
     axes.set_yscale("log")
     axes.set_ylim(floor, 100)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    # The usual one writes formulas, and here text is what it says.
+    axes.yaxis.set_minor_formatter(LogFormatter())
     axes.set_ylabel("share of pixels in %, logarithmic", fontsize=9)
-    axes.set_xticks(places, [space.classes[c] for c in order], rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_xticks(
+        places, [draw.class_name(space.classes[c]) for c in order], rotation=35, ha="right", rotation_mode="anchor"
+    )
     axes.set_xlim(-0.6, len(order) - 0.4)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(draw.one_line(title), fontsize=10, loc="left")
     axes.tick_params(labelsize=8.5, length=0, which="both")
     axes.grid(axis="y", color="#e2e2e2", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("#aaaaaa")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return draw.saved(figure, "png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from segshift import checkpoint
+from segshift.draw import class_name, saved
 from segshift.methods.cbst import PRIOR_FILE
 from segshift.taxonomy import LabelSpace
 
@@ -32,20 +32,18 @@ def prior_sheet(prior: Float[np.ndarray, "k h w"], space: LabelSpace) -> bytes:
         largest = float(prior[i].max())
         if largest > 0:
             axis.imshow(prior[i], cmap="viridis", vmin=0, vmax=largest, interpolation="bilinear")
-            title = f"{name}  \N{MULTIPLICATION SIGN}{largest / prior[i].mean():.1f}"
+            title = f"{class_name(name)}  \N{MULTIPLICATION SIGN}{largest / prior[i].mean():.1f}"
         else:
             axis.text(0.5, 0.5, "not in the source", ha="center", va="center", color="0.4", fontsize=9)
             axis.set_xlim(0, 1)
             axis.set_box_aspect(height / width)
-            title = name
+            title = class_name(name)
         axis.set_title(title, fontsize=9.5)
         axis.set_xticks([])
         axis.set_yticks([])
     for axis in axes[count:]:
         axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return saved(figure, "png")
 
 
 def draw_prior(run: Path, space: LabelSpace) -> Path | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -14,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from segshift.draw import Curve
+from segshift.draw import Curve, Kind, class_name, one_line, saved
 
 STYLES: tuple[tuple[str, Literal["-"] | tuple[float, tuple[float, float]]], ...] = (
     ("#6b7280", "-"), ("#3b82d6", "-"), ("#d9772b", "-"), ("#8b5fd0", "-"),
@@ -64,27 +62,24 @@ class Sheet(NamedTuple):
     heat: Heat
 
 
-def draw_selectors(sheets: Sequence[Sheet], kind: Literal["png", "svg"]) -> bytes:
+def draw_selectors(sheets: Sequence[Sheet], kind: Kind) -> bytes:
     """The sheets under one another, as the content of a PNG or SVG file."""
     heights = [_SHEET[1] + 1.55 + 0.3 * len(sheet.heat.rows) for sheet in sheets]
     figure = Figure(figsize=(_SHEET[0], sum(heights)), layout="constrained", facecolor="white")
     parts = figure.subfigures(len(sheets), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, sheet, height in zip(parts, sheets, heights, strict=True):
-        part.suptitle(sheet.title, fontsize=11, x=0.01, ha="left", weight="bold")
+        part.suptitle(one_line(sheet.title), fontsize=11, x=0.01, ha="left", weight="bold")
         above, below = part.subfigures(2, 1, height_ratios=(_SHEET[1] + 0.65, height - _SHEET[1] - 0.65))
         _draw_curves(above, sheet.panels)
         _draw_heat(below.subplots(), sheet.heat)
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "segshift"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
+    return saved(figure, kind, dpi=150)
 
 
 def _draw_curves(figure: SubFigure, panels: Sequence[Panel]) -> None:
     """The panels side by side, one legend for all under them."""
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, panel)
-    names = [curve.label for curve in panels[0].curves]
+    names = [one_line(curve.label) for curve in panels[0].curves]
     handles = [Line2D([], [], color=c, linestyle=s, linewidth=2) for c, s in STYLES[: len(names)]]
     handles += [
         Line2D([], [], color="#444444", linestyle="", marker="D", markersize=6, markerfacecolor="white"),
@@ -106,7 +101,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.plot(mark.x, mark.y, color=styles[mark.curve][0], marker="D", markersize=5.5, markerfacecolor="white",
                   markeredgewidth=1.5, zorder=5)  # fmt: skip
     axes.plot(100, panel.everything, color="#444444", marker="x", markersize=6, clip_on=False, zorder=5)
-    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_title(one_line(panel.title), fontsize=10, loc="left")
     axes.set_xlabel("coverage: share of all pixels that get a label, in %", fontsize=8.5)
     axes.set_xlim(5, 102)
     axes.set_xticks(range(10, 101, 10))
@@ -127,8 +122,14 @@ def _draw_heat(axes: Axes, heat: Heat) -> None:
     for row in np.flatnonzero(~np.isfinite(heat.values).any(1)).tolist():
         axes.text((len(heat.columns) - 1) / 2, row, "not reached", ha="center", va="center", fontsize=8.5)
     axes.axvline(heat.divide - 0.5, color="#444444", linewidth=1.2)
-    axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(heat.rows)), heat.rows)
-    axes.set_title(heat.title, fontsize=10, loc="left")
+    axes.set_xticks(
+        range(len(heat.columns)),
+        [class_name(name) for name in heat.columns],
+        rotation=35,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(range(len(heat.rows)), [class_name(name) for name in heat.rows])
+    axes.set_title(one_line(heat.title), fontsize=10, loc="left")
     axes.tick_params(labelsize=8.5, length=0)
     axes.spines[:].set_visible(False)

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from segshift import taxonomy
 from segshift.errors import ConfigError, DataError
+from segshift.json_shape import misfit
+from segshift.paths import printable
 from segshift.taxonomy import IGNORE, LabelSpace
 
 Label = Integer[Tensor, "h w"]
@@ -153,10 +155,14 @@ class Scores:
                 f"{origin}: {', '.join(missing)} missing; expected scores as `segshift evaluate` writes them"
             )
         space, _ = taxonomy.from_dict(content["space"], origin)
+        shapes = {"confusion": list[list[int]], "images": int}
+        wrong = next((said for key, hint in shapes.items() if (said := misfit(content[key], hint, key))), "")
         try:
+            if wrong:
+                raise DataError(wrong)
             matrix = torch.tensor(content["confusion"], dtype=torch.int64)
             return cls(space, matrix, int(content["images"]))
-        except (TypeError, ValueError, DataError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError, DataError) as error:
             raise DataError(f"{origin}: confusion or images cannot be read ({error}); score the model again") from error
 
 
@@ -206,16 +212,16 @@ def compare(rows: Mapping[str, Scores], space: LabelSpace) -> Table:
     table = Table(title=Text(title), title_justify="left")
     table.add_column("class", no_wrap=True)
     for name in rows:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(printable(name)), justify="right")
 
     competes = [not name.startswith("oracle") for name in rows]
     for i, name in enumerate(space.classes):
-        table.add_row(Text(name), *_best_bold([float(s.iou[i]) for s in rows.values()], competes))
+        table.add_row(Text(printable(name)), *_best_bold([float(s.iou[i]) for s in rows.values()], competes))
     table.add_section()
     every = list(rows.values())
     for subset in space.subsets:
         cells = _best_bold([s.mean_iou(subset) for s in every], competes)
-        table.add_row(Text(subset_title(every, subset)), *cells)
+        table.add_row(Text(printable(subset_title(every, subset))), *cells)
     table.add_section()
     table.add_row("pixel accuracy", *_best_bold([s.pixel_accuracy for s in every], competes))
     table.add_row(

@@ -20,6 +20,7 @@ from segshift.data.transforms import resize_label
 from segshift.errors import DataError, RunError
 from segshift.parts.confidence import confidences
 from segshift.types import Prediction, Predictions
+from segshift.whole_files import refused
 
 Label = UInt8[Tensor, "h w"]
 
@@ -71,7 +72,7 @@ class Kept:
 
     def read(self, part: Literal["confidence", "label", "entropy"], index: int) -> Tensor:
         """A map (h, w) of an image: confidence and entropy (nats) are float32, label is uint8."""
-        return torch.from_numpy(np.load(self._file(part, index)))
+        return _load(self._file(part, index))
 
     def reordered(self, order: Sequence[int], unit: int = 1) -> Kept:
         """The same files in another order."""
@@ -99,7 +100,16 @@ class Truth:
         file = self._folder / f"{index:08d}-truth.npy"
         if not file.exists():
             _save(file, resize_label(self._target.label(index), size))
-        return torch.from_numpy(np.load(file))
+        return _load(file)
+
+
+def _load(file: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(
+            f"{file}: was written a while ago and cannot be read ({error}); run the command again"
+        ) from error
 
 
 def _save(file: Path, values: Tensor) -> None:
@@ -107,4 +117,4 @@ def _save(file: Path, values: Tensor) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, values.cpu().numpy())
     except OSError as error:
-        raise RunError(f"{file}: cannot be written ({error}); free disk space and run the command again") from error
+        raise refused(file, "written", error) from error

@@ -29,6 +29,7 @@ from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.recognise import has_labels
 from segshift.data.transforms import resize_label
 from segshift.errors import DataError
+from segshift.json_shape import misfit
 from segshift.run_folder import read_run
 from segshift.taxonomy import LabelSpace
 
@@ -176,10 +177,12 @@ class Quality:
         """From `to_dict`'s form: the figures are computed again from the counts. DataError names `origin`."""
         try:
             space, _ = taxonomy.from_dict(content["space"], origin)
+            if wrong := misfit(content["confusion"], list[list[int]], "confusion"):
+                raise DataError(wrong)
             matrix, predicted = torch.tensor(content["confusion"], dtype=torch.int64), content["predicted"]
             counts = None if predicted is None else tuple(int(n) for n in predicted)
             return cls(int(content["round"]), space, int(content["images"]), matrix, counts)
-        except (KeyError, TypeError, ValueError, DataError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, DataError) as error:
             raise DataError(f"{origin}: cannot be read ({error!r}); measure the pseudo-labels again") from error
 
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from segshift.paths import printable
 
 EVERY = 20.0
 """Seconds between lines where the output is no terminal."""
@@ -17,33 +20,35 @@ class Bar:
     """One task's progress; `advance` is cheap enough to call at each step."""
 
     def __init__(self, console: Console, title: str, total: int, done: int, bars: Progress | None) -> None:
-        self._console, self._title, self._total, self._done = console, title, total, done
+        self._console, self._title, self._total, self._done = console, printable(title), total, done
         self._bars = bars
-        self._task = bars.add_task(title, total=total, completed=done, note="") if bars else None
+        self._task = bars.add_task(self._title, total=total, completed=done, note="") if bars else None
         self._started, self._first, self._printed = time.monotonic(), done, time.monotonic()
 
     def advance(self, note: str = "") -> None:
         self._done += 1
+        note = printable(note)
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=self._done, note=note)
         elif time.monotonic() - self._printed > EVERY:
             self._printed = time.monotonic()
             rate = (self._printed - self._started) / (self._done - self._first)
             left = (self._total - self._done) * rate
-            self._console.print(
-                f"{self._title}: {self._done}/{self._total}, {left:.0f} s left  {note}", highlight=False
-            )
+            self._console.print(Text(f"{self._title}: {self._done}/{self._total}, {left:.0f} s left  {note}"))
 
 
 class Reporter:
-    """Progress and messages of one run. A process that is not the first is silent."""
+    """Progress and messages of one run. A process that is not the first is silent.
+
+    Texts may hold the names of files and classes, so they are shown as they are written: no markup, no control codes.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, stderr=False)
 
     def say(self, text: str) -> None:
         """One plain line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(printable(text)), soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -52,13 +57,13 @@ class Reporter:
             yield Bar(self.console, title, total, done, None)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as bars:
             yield Bar(self.console, title, total, done, bars)

@@ -7,6 +7,7 @@ model, a mean says which subset it is over, and what looked at target labels is 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import math
@@ -23,6 +24,7 @@ from segshift import draw
 from segshift.checkpoint import atomic_write
 from segshift.draw_cpsl import DISTRIBUTIONS, WHO_IS_RIGHT
 from segshift.errors import RunError
+from segshift.paths import printable
 from segshift.report_figures import Row, figures_of, read_all, rows_of, run_figures
 from segshift.run_folder import Run
 
@@ -31,6 +33,8 @@ PANELS = 6
 
 _WIDEST = 640
 """Pixels; wider panel pictures are scaled down in the page."""
+_NAMED = 20
+"""Most files left out that the page names of each domain; results.json names all."""
 _POINTS = 200
 """Most points of a loss curve; more steps are averaged in equal groups."""
 _PHASES = {
@@ -61,6 +65,7 @@ def write_report(
         panels=panels,
         legend=legend,
         legend_colors=draw.CURVE_COLORS,
+        most_named=_NAMED,
     )
     out = Path(out)
     atomic_write(out, html.encode())
@@ -95,11 +100,13 @@ def panel_picture(runs: Sequence[Path], limit: int = PANELS) -> Image.Image:
 # Page
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segshift", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -109,6 +116,11 @@ def _environment() -> jinja2.Environment:
     environment.filters["threshold"] = lambda v: "\N{EN DASH}" if v is None else f"{v:.4f}" if v >= 0.01 else f"{v:.2e}"
     environment.filters["pretty"] = lambda v: json.dumps(v, indent=2, ensure_ascii=False)
     return environment
+
+
+def _visible(value: object) -> object:
+    """Text of the page before it is escaped: without what would show in another order than it stands, or not at all."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +135,7 @@ def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         **figures,
+        "to_know": bool(figures["left_out"] or figures["resumed"] or figures["warnings"]),
         "classes": [{"name": n, "color": _css(c)} for n, c in zip(run.space.classes, run.space.colors, strict=True)],
         "per_class": {name: values for name, values in lists.items() if all(len(v) == k for v in values)},
         "overall": {name: values for name, values in lists.items() if not all(len(v) == k for v in values)},
@@ -211,7 +224,7 @@ def _read_pixels(path: Path, color: bool) -> np.ndarray:
             if color:
                 return np.asarray(picture.convert("RGB"))
             pixels = np.asarray(picture)
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RunError(f"{path}: cannot be read as an image ({error}); score the run again") from error
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise RunError(f"{path}: shape {pixels.shape}, {pixels.dtype}; expected an 8-bit label of one channel")

@@ -11,17 +11,30 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from rich.table import Table
 
 from segshift.errors import ConfigError, RunError
 from segshift.evaluate import Scores, compare
+from segshift.guards import run_warnings
+from segshift.json_shape import require
+from segshift.label_views import FILE as VIEWS
 from segshift.label_views import read_counts
 from segshift.run_folder import Run, read_run
 from segshift.taxonomy import LabelSpace
 
 ORACLE = "oracle (target labels)"
+
+
+class _Views(TypedDict):
+    round: int
+    images: int
+    distributions: dict[str, list[float]]
+    agree: float | None
+    outcomes: dict[str, float | None] | None
+    outcomes_per_class: dict[str, dict[str, float | None]] | None
+    accuracy: dict[str, float | None] | None
 
 
 @dataclass(frozen=True)
@@ -194,15 +207,31 @@ def _notes(rows: Sequence[Row], oracle: Run | None) -> list[str]:
 
 
 def run_figures(run: Run) -> dict[str, Any]:
-    """How a run came about, and the statistics of its rounds."""
+    """How a run came about, what is to be known about it, and the statistics of its rounds."""
     keys = ("name", "label", "seed", "command", "started", "device", "processes", "threads", "versions")
     known = {key: run.info.get(key) for key in (*keys, "data", "data_notes")}
     counts = ("what", "space", "confusion", "predicted")  # what the figures are made of
     return {
         "folder": run.folder,
         **known,
+        "left_out": {role: list(said) for role, said in run.info.get("left_out", {}).items() if said},
+        "resumed": list(run.info.get("resumed", [])),
+        "warnings": run_warnings(run),
         "rounds": [dict(statistics) for statistics in run.rounds],
         "distilled": [dict(statistics) for statistics in run.distilled],
         "label_quality": [{k: v for k, v in entry.items() if k not in counts} for entry in run.label_quality],
-        "label_views": read_counts(run.path),
+        "label_views": _label_views(run),
     }
+
+
+def _label_views(run: Run) -> dict[str, Any] | None:
+    views = read_counts(run.path)
+    if views is None:
+        return None
+    where, cure = str(run.path / VIEWS), "delete it and resume the run, which counts again"
+    require(views, _Views, where, cure)
+    counted = run.space.classes if views["outcomes"] is None else views["outcomes_per_class"] or {}
+    missing = [name for name in run.space.classes if name not in counted]
+    if missing:
+        raise RunError(f"{where}: outcomes_per_class has no {', '.join(missing)}; {cure}")
+    return views

@@ -8,7 +8,10 @@ other.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +45,15 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
     options = {"features_only": True, "output_stride": output_stride}
     pretrained = weights == "pretrained"
     try:
-        encoder = timm.create_model(backbone, pretrained=pretrained, **options)
-    except (OSError, RuntimeError) as error:
+        with _tensors_alone():
+            encoder = timm.create_model(backbone, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         if not pretrained:
             raise ConfigError(f"backbone {backbone} cannot be built with {options}: {error}") from error
         raise _not_to_be_had(backbone, error) from error
     except (AssertionError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        if pretrained and isinstance(error, TypeError):
+            raise _not_to_be_had(backbone, error) from error
         raise ConfigError(
             f"backbone {backbone} cannot give features at stride {output_stride} ({error!r:.120}); "
             "take one that can, such as resnet101, mobilenetv2_100 or convnext_tiny"
@@ -63,9 +69,28 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
 def pretrained_tensors(backbone: str) -> dict[str, Tensor]:
     """timm's pretrained weights of a whole model under timm's names, downloaded. Raises ConfigError where it cannot."""
     try:
-        return timm.create_model(backbone, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
+        with _tensors_alone():
+            return timm.create_model(backbone, pretrained=True).state_dict()
+    except (OSError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise _not_to_be_had(backbone, error) from error
+
+
+@contextmanager
+def _tensors_alone() -> Iterator[None]:
+    """Let torch unpickle nothing but tensors, whatever its caller asks for.
+
+    timm does ask for it, but where a download fails with a TypeError it loads the file again without: one that was
+    made to fail so would run code.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _not_to_be_had(backbone: str, error: Exception) -> ConfigError:
