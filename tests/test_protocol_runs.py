@@ -151,7 +151,8 @@ def test_the_scores_of_a_merge_are_those_of_its_summed_matrix(made: Path, tmp_pa
 
     table = merge_of(CITYSCAPES, "nthu13").table[:19].astype(int)
     own, merged = (
-        evaluate_folder(out, f"nthu:{made / 'nthu'}", "Rome/Test", Views(), score_as=how) for how in ("own", "nthu13")
+        evaluate_folder(out, f"nthu:{made / 'nthu'}", "Rome/Test", Views(), score_as=how).scores
+        for how in ("own", "nthu13")
     )
     expected = np.zeros((14, 14), int)
     np.add.at(expected, (table[:, None], table[None, :]), own.confusion.numpy())
@@ -257,8 +258,7 @@ def test_check_of_a_public_data_set(made: Path, tmp_path: Path, capsys: Said) ->
 @pytest.mark.parametrize(
     ("words", "example"),
     [("predict run photos", "segshift predict runs/own/cbst photos --out labelled"),
-     ("evaluate run", "segshift evaluate runs/own/cbst --data cityscapes:DIR --split val"),
-     ("check", "segshift check gta5:DIR")],
+     ("evaluate run", "segshift evaluate runs/own/cbst --data cityscapes:DIR --split val")],
 )  # fmt: skip
 def test_a_missing_argument_comes_with_an_example(words: str, example: str, capsys: Said) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +14,12 @@ import tyro
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from segshift import __version__, recipes, tables
 from segshift import options as options_of
 from segshift.errors import ConfigError, SegshiftError, StoppedError
+from segshift.paths import printable
 from segshift.tables import selectors
 
 COMMANDS = {
@@ -28,13 +31,13 @@ COMMANDS = {
     "evaluate": "score a trained model on labelled images",
     "predict": "label new images with a trained model",
     "report": "write the report of one or several runs again",
-    "check": "look through a folder of images and labels, and name every file with a fault",
+    "check": "look through data sets, and name every file with a fault and every image in two places",
 }
 
 EXAMPLES = {
     "evaluate": "segshift evaluate runs/own/cbst --data cityscapes:DIR --split val",
     "predict": "segshift predict runs/own/cbst photos --out labelled",
-    "check": "segshift check gta5:DIR",
+    "check": "segshift check gta5:DIR cityscapes:DIR",
 }
 """What follows wrong words, where names of options alone leave open how they go together."""
 
@@ -42,6 +45,10 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0, 1 for an error the user can mend, 2 for wrong words, 130 when stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows ASCII alone shows a name's other letters as escapes, and ends no run.
+            stream.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help"):
         _help()
         return 0
@@ -64,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {_escaped(text)}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("error:", "bold red"), f" {printable(text)}"), soft_wrap=True)
 
 
 def _escaped(text: str) -> str:
@@ -219,52 +226,64 @@ def _table(words: Sequence[str]) -> int:
 def _evaluate(words: Sequence[str]) -> int:
     options = _parse(options_of.EvaluateOptions, words, "evaluate")
     from segshift.checkpoint import atomic_write
+    from segshift.data.intake import FileRules, told
+    from segshift.environment import changes_since
     from segshift.evaluate import compare
     from segshift.predict import evaluate_folder
     from segshift.progress import Reporter
     from segshift.scan import Views
 
-    track = Reporter().track("scoring")
-    views = Views(options.flip, options.scales)
-    scores = evaluate_folder(options.run, options.data, options.split, views, track, options.score_as)
+    reporter, views = Reporter(), Views(options.flip, options.scales)
+    for text in changes_since(options.run, "cpu"):
+        reporter.say(f"warning: {text}; since the model was trained. Scores may differ in their last digits")
+    rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("scoring")
+    scores, left_out = evaluate_folder(options.run, options.data, options.split, views, track, options.score_as, rules)
+    if left_out:
+        where = "name --out to list all" if options.out is None else f"{options.out} lists all"
+        reporter.say(told(options.data, list(left_out.values()), where))
     if options.out is not None:
-        atomic_write(options.out, json.dumps(scores.to_dict(), indent=1).encode())
+        found = scores.to_dict() | ({"left_out": left_out} if left_out else {})
+        atomic_write(options.out, json.dumps(found, indent=1).encode())
     Console().print(compare({options.run.name: scores}, scores.space))
     return 0
 
 
 def _predict(words: Sequence[str]) -> int:
     options = _parse(options_of.PredictOptions, words, "predict")
+    from segshift.data.intake import FileRules, told
     from segshift.predict import predict_path
     from segshift.progress import Reporter
     from segshift.scan import Views
 
     reporter, views = Reporter(), Views(options.flip, options.scales)
-    count = predict_path(options.run, options.images, options.out, views, reporter.track("predicting"))
+    rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("predicting")
+    count, left_out = predict_path(options.run, options.images, options.out, views, track, rules)
     reporter.say(f"{count} images: labels in {options.out / 'labels'}, overlays in {options.out / 'overlays'}")
+    if left_out:
+        where = f"{options.out / 'left_out.json'} lists all"
+        reporter.say(told(str(options.images), list(left_out.values()), where))
     return 0
 
 
 def _report(words: Sequence[str]) -> int:
     options = _parse(options_of.ReportOptions, words, "report")
+    from segshift.progress import Reporter
     from segshift.report import write_report
 
     if not options.runs:
         raise ConfigError("report: expected at least one run folder, such as: segshift report runs/demo/cbst")
     out = options.out or options.runs[0] / "report.html"
-    Console().print(f"report: {write_report(list(options.runs), out, options.oracle)}", highlight=False, soft_wrap=True)
+    Reporter().say(f"report: {write_report(list(options.runs), out, options.oracle)}")
     return 0
 
 
 def _check(words: Sequence[str]) -> int:
     options = _parse(options_of.CheckOptions, words, "check")
-    from segshift.data.doctor import render
-    from segshift.data.doctor_layout import check_data
+    from segshift.data.doctor_layout import list_all
+    from segshift.data.doctor_print import check_all
     from segshift.progress import Reporter
 
-    findings = check_data(options.data, Reporter().track("checking"))
-    render(findings, Console())
-    return 1 if findings.problems else 0
+    return 0 if check_all(list_all(options.data, options.max_pixels), Console(), Reporter().track("checking")) else 1
 
 
 def _print_scores(runs: Sequence[Path], oracle: Path | None = None) -> None:

@@ -45,6 +45,10 @@ class EvaluateOptions:
     """Average over these sizes (multi-scale testing)."""
     out: Path | None = None
     """Also write the scores to this JSON file."""
+    max_pixels: int = 89_478_485
+    """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
+    on_bad_file: Literal["stop", "skip"] = "stop"
+    """Files that cannot be used: stop at the first, or skip: go without them, and list them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class PredictOptions:
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over these sizes (multi-scale testing)."""
+    max_pixels: int = 89_478_485
+    """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
+    on_bad_file: Literal["stop", "skip"] = "stop"
+    """Files that cannot be used: stop at the first, or skip: go without them, and list them in DIR/left_out.json."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,11 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    data: Annotated[Positional[str], arg(metavar="DATA")]
-    """LAYOUT:DIR (such as gta5:DIR), or a folder with images/ (and labels/), or with splits that hold them."""
+    data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA [DATA ...]")]
+    """Each LAYOUT:DIR (such as gta5:DIR), or a folder with images/ (and labels/), or with splits that hold them. Of
+    several, images that two of them share are told too."""
+    max_pixels: int = 89_478_485
+    """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from segshift.data.data_config import MINICITY, DataConfig
+from segshift.data.intake import OnBadFile
 from segshift.data.layouts import FOLDER, parse
-from segshift.data.open_data import MINICITY, DataConfig
 from segshift.data.translation import Translation
 from segshift.errors import ConfigError
 from segshift.recipe import Recipe
@@ -46,6 +47,11 @@ class AdaptOptions:
     """released: the details of the authors' code where they change results (docs/methods.md lists them)."""
     weights: str | None = None
     """Weights of the backbone: a safetensors file, pretrained (downloaded by timm), or none."""
+    on_bad_file: OnBadFile | None = None
+    """Files that cannot be used: stop before the first step and list them (the default), or skip: go without them, and
+    list them in the run and its report."""
+    max_pixels: int | None = None
+    """Pixels (height times width) that an image may hold, for files you trust; default: 89478485."""
     student: str | None = None
     """What the student of a distillation starts from: a file of self-supervised weights of its backbone; timm:NAME
     (other weights of timm's); random; or pretrained (those of --weights: a file, else timm's)."""
@@ -107,7 +113,8 @@ def _data(options: AdaptOptions, recipe: Recipe) -> DataConfig:
         target, target_layout = source or "", source_layout
     data = replace(
         data, source=source, source_layout=source_layout, target=target, target_layout=target_layout,
-        translated=options.translated or data.translated,
+        translated=options.translated or data.translated, on_bad_file=options.on_bad_file or data.on_bad_file,
+        max_pixels=data.max_pixels if options.max_pixels is None else options.max_pixels,
     )  # fmt: skip
     wanted = [] if source or source is None else [f"--source {_words(source_layout)}"]
     wanted += [] if target or semi_supervised else [f"--target {_words(target_layout)}"]

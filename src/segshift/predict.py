@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +16,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segshift.checkpoint import atomic_write
-from segshift.data.dataset import ImageDataset, LabelledDataset
-from segshift.data.files import IMAGE_SUFFIXES, list_files, read_image
-from segshift.data.folder import one_each
-from segshift.data.open_data import OWN, open_for
+from segshift.data.data_config import OWN
+from segshift.data.dataset import LabelledDataset, left_out
+from segshift.data.files import IMAGE_SUFFIXES, is_folder, list_files
+from segshift.data.folder import ImageFiles, one_each
+from segshift.data.intake import FileRules, Intake, nothing_left
+from segshift.data.open_data import open_for
+from segshift.data.opening import without_faults
 from segshift.data.protocols import ScoredAs, scored_space
+from segshift.data.sizes import Sizes
 from segshift.draw import overlay
 from segshift.errors import DataError
 from segshift.evaluate import Scores, confusion
 from segshift.models.network import TrainedModel, load_model
+from segshift.paths import inside
 from segshift.scan import Track, Views, evaluating, predict_label
 from segshift.taxonomy import LabelSpace
 
@@ -51,7 +60,10 @@ def score(
         for index in track(iter(indices), len(indices)) if track else indices:
             truth = test.label(index)
             size = (truth.shape[0], truth.shape[1])
-            label = predict_label(model, test.image(index), size, short_side, views)
+            try:
+                label = predict_label(model, test.image(index), size, short_side, views)
+            except DataError as error:
+                raise DataError(f"image {test.names[index]}: {error}") from error
             yield (truth, label) if table is None else (table[truth.long()], table[label.long()])
 
     with evaluating(model):
@@ -81,20 +93,70 @@ def save_panels(
                 atomic_write(place / f"{name}.png", png(pixels))
 
 
+class LooseImages(ImageFiles):
+    """Any images: one file, a folder of them, or a folder with `images/` in it. No labels, no classes."""
+
+    def __init__(self, path: Path, rules: FileRules | None = None) -> None:
+        root = path / "images" if is_folder(path / "images") else path
+        files = list_files(root, IMAGE_SUFFIXES)
+        if path.is_file() or (path.is_symlink() and not is_folder(path)):
+            files = {path.stem: [path]}
+        if not files:
+            kinds = " ".join(IMAGE_SUFFIXES)
+            raise DataError(f"{path}: holds no image; expected a file or a folder of files named {kinds}")
+        intake = Intake(rules)
+        intake.sees(files)
+        super().__init__(intake.taken(one_each(files, intake)), intake)
+
+
+class Labelled(NamedTuple):
+    """What predicting a folder has come to."""
+
+    images: int
+    """Images that were labelled."""
+    left_out: dict[str, str]
+    """Images that cannot be used: name -> why, beginning with the file."""
+
+
 def predict_folder(
-    trained: TrainedModel, images: ImageDataset, out: Path, views: Views, track: Track | None = None
-) -> int:
-    """Write `out`/labels/NAME.png (class ids, the image's own size) and `out`/overlays/NAME.png; how many images."""
+    trained: TrainedModel, images: LooseImages, out: Path, views: Views, track: Track | None = None
+) -> Labelled:
+    """Write `out`/labels/NAME.png (class ids, the image's own size) and `out`/overlays/NAME.png.
+
+    Where the images' rules say so, those that cannot be used are left out, and listed in `out`/left_out.json, which is
+    written then whether there are any or not. Else the first is a DataError; so it is where none remains.
+    """
     network, space, short_side = trained
+    sizes = _sizes(trained, views, images.rules)
+    left_out = dict(images.left_out)
     indices = iter(range(len(images.names)))
     with evaluating(network):
         for index in track(indices, len(images.names)) if track else indices:
-            image = images.image(index)
+            try:
+                image = images.image(index)
+                if fault := sizes.fault((image.shape[1], image.shape[2])):
+                    raise DataError(f"{images.image_paths[index]}: {fault}")
+            except DataError as error:
+                if not images.rules.skips:
+                    raise
+                left_out[images.names[index]] = str(error)
+                continue
             label = predict_label(network, image, (image.shape[1], image.shape[2]), short_side, views).numpy()
             pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-            atomic_write(out / "labels" / f"{images.names[index]}.png", png(label, space))
-            atomic_write(out / "overlays" / f"{images.names[index]}.png", png(overlay(pixels, label, space)))
-    return len(images.names)
+            atomic_write(inside(out / "labels", images.names[index], ".png"), png(label, space))
+            atomic_write(inside(out / "overlays", images.names[index], ".png"), png(overlay(pixels, label, space)))
+    if images.rules.skips:
+        found = [{"image": name, "why": left_out[name]} for name in sorted(left_out)]
+        atomic_write(out / "left_out.json", json.dumps(found, indent=1).encode())
+    if len(left_out) == len(images.listed):
+        raise nothing_left(left_out)
+    return Labelled(len(images.listed) - len(left_out), dict(sorted(left_out.items())))
+
+
+def _sizes(trained: TrainedModel, views: Views, rules: FileRules) -> Sizes:
+    """What sizes of images a trained model can label."""
+    least = math.ceil(trained.network.minimum_size / min(1.0, *views.scales))
+    return Sizes(trained.short_side, least, rules.max_pixels)
 
 
 def png(pixels: np.ndarray, space: LabelSpace | None = None) -> bytes:
@@ -108,34 +170,40 @@ def png(pixels: np.ndarray, space: LabelSpace | None = None) -> bytes:
     return buffer.getvalue()
 
 
-class LooseImages:
-    """Any images: one file, a folder of them, or a folder with `images/` in it. No labels, no classes."""
+class Evaluated(NamedTuple):
+    """Scores on labelled images, and what is not in them."""
 
-    def __init__(self, path: Path) -> None:
-        root = path / "images" if (path / "images").is_dir() else path
-        files = {path.stem: [path]} if path.is_file() else list_files(root, IMAGE_SUFFIXES)
-        if not files:
-            kinds = " ".join(IMAGE_SUFFIXES)
-            raise DataError(f"{path}: holds no image; expected a file or a folder of files named {kinds}")
-        self.names = tuple(files)
-        self._paths = one_each(files)
-
-    def image(self, index: int) -> Tensor:
-        return read_image(self._paths[index])
-
-    def fingerprint(self) -> str:
-        return ""
+    scores: Scores
+    left_out: dict[str, str]
+    """Images that cannot be used: name -> why, beginning with the file."""
 
 
 def evaluate_folder(
-    run: Path, data: Path | str, split: str | None, views: Views, track: Track | None = None, score_as: str = OWN
-) -> Scores:
-    """Score a trained model on labelled images: a folder, or LAYOUT:PATH, whose classes must be the model's."""
-    trained = load_model(run)
-    test = open_for(trained.space, str(data), split, score_as)
-    return score(trained.network, test, trained.short_side, views, track=track)
+    run: Path,
+    data: Path | str,
+    split: str | None,
+    views: Views,
+    track: Track | None = None,
+    score_as: str = OWN,
+    rules: FileRules | None = None,
+) -> Evaluated:
+    """Score a trained model on labelled images: a folder, or LAYOUT:PATH, whose classes must be the model's.
+
+    Where `rules` say so, images that cannot be used are left out: all are read before any is scored. Else the first is
+    a DataError.
+    """
+    trained, rules = load_model(run), rules or FileRules()
+
+    def opened(without: Mapping[str, str]) -> LabelledDataset:
+        return open_for(trained.space, str(data), split, score_as, replace(rules, without=without))
+
+    sizes = _sizes(trained, views, rules)
+    test = without_faults(opened, sizes=sizes) if rules.skips else opened({})
+    return Evaluated(score(trained.network, test, trained.short_side, views, track=track), left_out(test))
 
 
-def predict_path(run: Path, images: Path, out: Path, views: Views, track: Track | None = None) -> int:
-    """Label an image file or a folder of images (`images/` in it, or the folder itself); how many images."""
-    return predict_folder(load_model(run), LooseImages(images), out, views, track)
+def predict_path(
+    run: Path, images: Path, out: Path, views: Views, track: Track | None = None, rules: FileRules | None = None
+) -> Labelled:
+    """Label an image file or a folder of images (`images/` in it, or the folder itself), as `predict_folder` does."""
+    return predict_folder(load_model(run), LooseImages(images, rules), out, views, track)

@@ -5,13 +5,14 @@ It is written into `run.json` and read back from it: by names of fields, never b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cattrs
 
 from segshift.data.open_data import DataConfig
-from segshift.errors import ConfigError
+from segshift.errors import ConfigError, SegshiftError
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.methods.category_adaptive import CategoryAdaptiveConfig
@@ -24,7 +25,9 @@ from segshift.methods.source_only import SourceOnlyConfig
 from segshift.methods.style_gap import StyleGapConfig
 from segshift.models.network import Network, register
 from segshift.phase import Phase, Settings
+from segshift.plain_values import reasons, take_exactly
 from segshift.scan import Views
+from segshift.taxonomy import shown
 from segshift.types import MethodConfig
 
 METHODS: tuple[type[MethodConfig], ...] = (
@@ -77,6 +80,12 @@ class Recipe:
         """Name and phase of what the recipe is about: a given model stands for all that comes before it."""
         return self.phases()[-1]
 
+    @property
+    def smallest_side(self) -> int:
+        """The shorter side that images need, in pixels at their working size, for the smallest scale looked at."""
+        views = (self.test, *(phase.scan for _, phase in self.phases()))
+        return math.ceil(self.network.minimum_size / min(1.0, *(scale for view in views for scale in view.scales)))
+
     def on(self, target_images: int) -> Recipe:
         """This recipe with the length of its rounds known, where they are counted in passes over the target."""
         known: dict[str, Any] = {name: phase.on(target_images) for name, phase in self.phases()}
@@ -85,6 +94,7 @@ class Recipe:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    take_exactly(converter)
     kinds = {method.__name__: method for method in METHODS}
 
     def structure_method(content: Any, _: object) -> MethodConfig:
@@ -113,8 +123,12 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def from_dict(content: Any, origin: str) -> Recipe:
     """The recipe that `to_dict` wrote. ConfigError, naming `origin`, where a field is unknown or has a wrong value."""
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin}: the recipe cannot be read (found {shown(content)}); expected that of a run")
     try:
         return _CONVERTER.structure(content, Recipe)
-    except (cattrs.BaseValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
-        reasons = "; ".join(cattrs.transform_error(error)) if isinstance(error, cattrs.BaseValidationError) else error
-        raise ConfigError(f"{origin}: the recipe cannot be read ({reasons}); it is from another version") from error
+    except (cattrs.BaseValidationError, SegshiftError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{origin}: the recipe cannot be read ({reasons(error)}). The file was changed, or is from another "
+            "version: start the run again"
+        ) from error

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from segshift.data.cache import Cached, CachedImages, Memory
+from segshift.data.contents import content_of, digests, duplicates
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.describe import protocol
-from segshift.data.doctor import listed, validate
-from segshift.data.open_data import (
-    MINICITY,
-    DataConfig,
-    declared_space,
-    open_oracle,
-    open_source,
-    open_target,
-    open_test,
-    place_of,
-)
+from segshift.data.doctor import listed
+from segshift.data.domains import Domains
+from segshift.data.intake import told
+from segshift.data.open_data import DataConfig, declared_space
+from segshift.data.opening import Opening, Sets, left_out_lines
 from segshift.data.protocols import ScoredAs
-from segshift.engine import Domains
+from segshift.data.sizes import Sizes
 from segshift.errors import ConfigError
 from segshift.parts.processes import is_first
 from segshift.progress import Reporter
@@ -39,48 +35,78 @@ class Data(NamedTuple):
     """What is odd in the files of a set but handled; sets without any are left out."""
     protocol: list[str]
     """In sentences: what is trained on, what is scored, how."""
+    left_out: dict[str, list[str]]
+    """Role -> files that could not be used and were left out, each with the reason."""
 
 
 def open_all(recipe: Recipe, before: Data | None = None, space: LabelSpace | None = None) -> Data:
-    """Open and check all data of a recipe. DataError lists every bad file before a step is taken.
+    """Open and check all data of a recipe, before a step is taken.
+
+    DataError lists every bad file, and training images that are test images too. Where the config has it so, the data
+    goes without them instead (never the test set without what is in training too).
 
     `before`: data opened earlier. Its source is taken over, checked and decoded as it is, where it is the same one.
     `space`: the classes of the model that is adapted, where there is no source to say them.
     """
     config = recipe.data
-    known = before if before is not None and _source_of(before.config) == _source_of(config) else None
-    source = _source(config) if known is None else known.domains.source
-    space = source.space if source is not None else space or _declared(config)
-    needs_oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
-    target = open_oracle(config, space) if needs_oracle else open_target(config)
-    test = open_test(config, space)
-    roles: tuple[tuple[str, ImageDataset | None], ...] = (("source", source), ("target", target), ("test", test))
-    sets = {role: dataset for role, dataset in roles if dataset is not None}
-    notes = {role: _checked(config, role, dataset) for role, dataset in sets.items() if role != "source" or not known}
-    if known is not None and source is not None:
-        notes["source"] = known.notes.get("source", [])
-    record = {name: {"images": len(d.names), "fingerprint": d.fingerprint()} for name, d in sets.items()}
-    if source is not None and known is None:
-        source = Cached(source, Memory())
+    # What a source goes without depends on the images that are scored, which may be others.
+    same = before is not None and _source_of(before.config) == _source_of(config) and config.on_bad_file == "stop"
+    known = before if same else None
+    oracle = any(phase.method.needs_oracle for _, phase in recipe.phases())
+    reporter = Reporter(quiet=not is_first())
+    sizes = Sizes(config.short_side, recipe.smallest_side, config.max_pixels)
+    opening = Opening(config, oracle, lambda role: reporter.track(f"checking {role}"), sizes)
+    sets = opening.open(None if known is None else known.domains.source, lambda: space or _declared(config))
+    notes, left_out = _notes(sets, opening.notes), left_out_lines(sets)
+    if known is not None:
+        # They were said when it was opened.
+        notes.pop("source", None)
+    _say(reporter, notes, left_out)
+    if known is not None and "source" in known.notes:
+        notes["source"] = known.notes["source"]
+    source = sets.source if known is not None or sets.source is None else Cached(sets.source, Memory())
     return Data(
         config,
-        Domains(source, _cached_target(target), space, config.short_side),
-        None if test is None else _cached_test(test),
-        record,
-        {role: said for role, said in notes.items() if said},
-        protocol(config, source, target, test),
+        Domains(source, _cached_target(sets.target), sets.space, config.short_side),
+        None if sets.test is None else _cached_test(sets.test),
+        {role: _record(dataset) for role, dataset in sets.roles().items()},
+        notes,
+        protocol(config, sets.source, sets.target, sets.test),
+        left_out,
     )
+
+
+def _record(dataset: ImageDataset) -> dict[str, Any]:
+    return {"images": len(dataset.names), "fingerprint": dataset.fingerprint(), "content": content_of(dataset)}
+
+
+def _notes(sets: Sets, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """What is odd in the files of a set but handled, and which of its images stand there twice."""
+    notes = {role: listed([*found.get(role, []), *_twins(dataset)]) for role, dataset in sets.roles().items()}
+    return {role: said for role, said in notes.items() if said}
+
+
+def _twins(dataset: ImageDataset) -> list[str]:
+    groups = duplicates(digests(dataset) or {})
+    if not groups:
+        return []
+    more = f"; {sum(map(len, groups)) - len(groups)} such images in all" if len(groups) > 1 else ""
+    return [f"{' = '.join(groups[0][:3])}: the same file content, so the image counts {len(groups[0])} times{more}"]
+
+
+def _say(reporter: Reporter, notes: Mapping[str, list[str]], left_out: Mapping[str, list[str]]) -> None:
+    for role, said in notes.items():
+        for note in said:
+            reporter.say(f"{role}: note: {note}")
+    for role, lines in left_out.items():
+        reporter.say(told(role, lines, "run.json lists all"))
 
 
 def _source_of(config: DataConfig) -> tuple[Any, ...]:
     """All that decides what the source is."""
     share = None if config.labelled_share is None else (config.labelled_share, config.labelled_seed)
     place = config.source, config.source_layout, config.source_split, config.translated
-    return *place, config.classes, config.minicity, share
-
-
-def _source(config: DataConfig) -> LabelledDataset | None:
-    return None if config.source is None else open_source(config)
+    return *place, config.classes, config.minicity, share, config.on_bad_file, config.max_pixels
 
 
 def _declared(config: DataConfig) -> LabelSpace:
@@ -92,18 +118,6 @@ def _declared(config: DataConfig) -> LabelSpace:
             "the target's folder (docs/data.md), or start from the folder of a run, which knows them"
         )
     return space
-
-
-def _checked(config: DataConfig, role: str, dataset: ImageDataset) -> list[str]:
-    """Every file of a data set is read once; what is odd but handled is said, and returned."""
-    # What is drawn on demand has no files to check.
-    if place_of(config, "source" if role == "source" else "target").path == MINICITY:
-        return []
-    reporter = Reporter(quiet=not is_first())
-    notes = listed(validate(dataset, role, reporter.track(f"checking {role}")).notes)
-    for note in notes:
-        reporter.say(f"{role}: note: {note}")
-    return notes
 
 
 def _cached_target(target: Unlabelled | OracleTarget) -> Unlabelled | OracleTarget:

@@ -6,10 +6,13 @@ in the SegNet release.
 
 from __future__ import annotations
 
+import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import yaml
@@ -20,6 +23,12 @@ IGNORE = 255
 """The label of a pixel that never enters a loss or a score."""
 MAX_CLASSES = 255
 """Labels are 8-bit images, and 255 is taken."""
+LONGEST_NAME = 200
+"""Characters of a class's name."""
+LARGEST_FILE = 2**17
+"""Bytes of a `classes.yaml`: several times what 255 classes need, and read within seconds whatever is in it."""
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Kinds of characters that move a terminal's cursor, break lines, or that no file can hold (half a pair)."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,18 @@ class LabelSpace:
             raise DataError(f"label space {self.name}: class names used twice: {', '.join(twice)}")
         if len(self.colors) != len(self.classes):
             raise DataError(f"label space {self.name}: {len(self.colors)} colours for {len(self.classes)} classes")
+        every = tuple(range(len(self.classes)))
         for subset, ids in self.subsets.items():
-            if not ids or any(not 0 <= i < len(self.classes) for i in ids):
-                raise DataError(f"label space {self.name}: subset {subset} = {ids}; expected ids 0 to {len(self) - 1}")
-        object.__setattr__(self, "subsets", {"all": tuple(range(len(self.classes))), **self.subsets})
+            if not ids or any(not 0 <= i < len(self.classes) for i in ids) or len(set(ids)) != len(ids):
+                raise DataError(
+                    f"label space {self.name}: subset {subset} is {shown(ids)}; expected ids 0 to {len(self) - 1}, "
+                    "each once"
+                )
+        if self.subsets.get("all", every) != every:
+            raise DataError(
+                f"label space {self.name}: subset all is {shown(self.subsets['all'])}; expected another name"
+            )
+        object.__setattr__(self, "subsets", {"all": every, **self.subsets})
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -84,53 +101,136 @@ def unnamed(count: int) -> LabelSpace:
 def from_dict(content: Any, origin: str) -> tuple[LabelSpace, int]:
     """A label space and its ignore id from the content of a `classes.yaml`.
 
-    Errors name `origin` and the entry: ids must be 0 .. k-1 (any order), names distinct, colours three
-    numbers 0 to 255 (optional).
+    Errors name `origin` and the entry: ids must be 0 .. k-1 (any order), names distinct text, colours three
+    numbers 0 to 255 (optional), subsets distinct ids.
     """
     where = f"{origin}: "
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), list) or not content["classes"]:
+    entries = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
         raise DataError(
-            f"{where}expected a mapping with a list `classes` of {{id, name, color}}; found {content!r:.80}"
+            f"{where}expected a mapping with a list `classes` of {{id, name, color}}; found {shown(content)}"
         )
+    if len(entries) > MAX_CLASSES:
+        raise DataError(f"{where}{len(entries)} classes; expected 1 to {MAX_CLASSES}")
     ignore = content.get("ignore", IGNORE)
-    if not isinstance(ignore, int) or isinstance(ignore, bool) or not 0 <= ignore <= 255:
-        raise DataError(f"{where}ignore is {ignore!r}; expected a number from 0 to 255")
+    if type(ignore) is not int or not 0 <= ignore <= 255:
+        raise DataError(f"{where}ignore is {shown(ignore)}; expected a number from 0 to 255")
     rows: dict[int, tuple[str, Any]] = {}
-    for entry in content["classes"]:
+    for entry in entries:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or "name" not in entry:
-            raise DataError(f"{where}class entry {entry!r}; expected {{id: 0, name: road, color: [128, 64, 128]}}")
+            raise DataError(f"{where}class entry {shown(entry)}; expected {{id: 0, name: road, color: [128, 64, 128]}}")
         if entry["id"] in rows:
-            raise DataError(f"{where}id {entry['id']} is given twice")
-        rows[entry["id"]] = (str(entry["name"]), entry.get("color"))
+            raise DataError(f"{where}id {shown(entry['id'])} is given twice")
+        rows[entry["id"]] = (_text(entry["name"], f"{where}name of class {shown(entry['id'])}"), entry.get("color"))
     if sorted(rows) != list(range(len(rows))):
-        raise DataError(f"{where}ids are {sorted(rows)}; expected 0 to {len(rows) - 1} without a gap")
+        found = ", ".join(shown(i) for i in sorted(rows))
+        raise DataError(f"{where}ids are {found:.200}; expected 0 to {len(rows) - 1} without a gap")
     if ignore in rows:
         raise DataError(f"{where}ignore is {ignore}, which is also the id of {rows[ignore][0]}; expected an unused id")
-    colors = []
-    for i, spare in enumerate(distinct_colors(len(rows))):
-        color = rows[i][1] if rows[i][1] is not None else spare
-        is_rgb = isinstance(color, (list, tuple)) and len(color) == 3
-        if not is_rgb or any(type(v) is not int or not 0 <= v <= 255 for v in color):
-            raise DataError(f"{where}colour of {rows[i][0]} is {color!r}; expected three numbers from 0 to 255")
-        colors.append(tuple(color))
-    subsets = content.get("subsets") or {}
-    if not isinstance(subsets, dict) or not all(isinstance(ids, list) for ids in subsets.values()):
-        raise DataError(f"{where}subsets is {subsets!r}; expected names with lists of ids")
     space = LabelSpace(
-        str(content.get("name", Path(origin).parent.name or "classes")),
+        _text(content["name"], f"{where}name") if "name" in content else _folder_name(Path(origin)),
         tuple(rows[i][0] for i in range(len(rows))),
-        tuple(colors),
-        {str(name): tuple(ids) for name, ids in subsets.items()},
+        tuple(_color(rows[i], spare, where) for i, spare in enumerate(distinct_colors(len(rows)))),
+        _subsets(content.get("subsets") or {}, where),
     )
     return space, ignore
 
 
-def read_classes(path: Path) -> tuple[LabelSpace, int]:
-    """Read a `classes.yaml`: (label space, the file's id for ignored pixels)."""
+def _text(value: Any, what: str) -> str:
+    """A name. YAML takes `no`, `on` and an empty place for something else than text: these are asked back."""
+    text = str(value) if type(value) in (int, float) else value
+    if not isinstance(text, str):
+        raise DataError(f"{what} is {shown(value)}; expected text (a word such as no or null needs quotes)")
+    if not text.strip() or len(text) > LONGEST_NAME or any(category(c) in _CONTROL for c in text):
+        raise DataError(f"{what} is {shown(text)}; expected 1 to {LONGEST_NAME} characters, none of them for control")
+    return text
+
+
+def _folder_name(file: Path) -> str:
+    """The name of a space whose file says none: folders may be called what no name may be."""
+    name = "".join("_" if category(c) in _CONTROL else c for c in file.parent.name).strip()
+    return name[:LONGEST_NAME] or "classes"
+
+
+def _color(row: tuple[str, Any], spare: tuple[int, int, int], where: str) -> tuple[int, int, int]:
+    name, color = row
+    if color is None:
+        return spare
+    is_rgb = isinstance(color, (list, tuple)) and len(color) == 3
+    if not is_rgb or any(type(v) is not int or not 0 <= v <= 255 for v in color):
+        raise DataError(f"{where}colour of {name} is {shown(color)}; expected three numbers from 0 to 255")
+    return color[0], color[1], color[2]
+
+
+def _subsets(subsets: Any, where: str) -> dict[str, tuple[int, ...]]:
+    if not isinstance(subsets, dict) or not all(isinstance(ids, list) for ids in subsets.values()):
+        raise DataError(f"{where}subsets is {shown(subsets)}; expected names with lists of ids")
+    for name, ids in subsets.items():
+        _text(name, f"{where}name of a subset")
+        if any(type(i) is not int for i in ids):
+            raise DataError(f"{where}subset {name} is {shown(ids)}; expected a list of class ids")
+    return {str(name): tuple(ids) for name, ids in subsets.items()}
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = 70
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, however large or deep it is, also where it contains itself."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
+        return f"{_Short().repr(value):.80}"
+    except ValueError:
+        # Python writes no decimal number of more than 4300 digits.
+        return f"a {type(value).__name__} that is too long to show"
+
+
+def _repeated_key(root: yaml.Node | None) -> str | None:
+    """A key that a mapping holds twice: the second would take the place of the first without a word."""
+    open_nodes, known = [root], {id(root)}
+    while open_nodes:
+        node = open_nodes.pop()
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if counts and counts.most_common(1)[0][1] > 1:
+                return counts.most_common(1)[0][0]
+            children = [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        # A node may stand in many places, its own inside among them.
+        open_nodes += [child for child in children if id(child) not in known]
+        known |= {id(child) for child in children}
+    return None
+
+
+def _parsed(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if (key := _repeated_key(node)) is not None:
+        raise ValueError(f"key {shown(key)} is given twice")
+    return None if node is None else loader.construct_document(node)
+
+
+def read_classes(path: Path) -> tuple[LabelSpace, int]:
+    """Read a `classes.yaml`: (label space, the file's id for ignored pixels). DataError names the file."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: is missing, or no file; expected a file that names the classes")
+        if path.stat().st_size > LARGEST_FILE:
+            raise DataError(f"{path}: holds {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
+        content = _parsed(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise DataError(f"{path}: cannot be read as YAML (lists in lists, too deep)") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected the names of classes") from error
+    # Values that look like dates or numbers and are none end in whatever Python says to them.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split()).replace(' in "<unicode string>",', " in")
+        raise DataError(f"{path}: cannot be read as YAML ({reason:.300}); expected text in UTF-8") from error
     return from_dict(content, str(path))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tests.fakes.layouts import make_bdd, make_cityscapes, make_gta5, make_nthu, make_synthia
 
+from segshift.data.data_config import DataConfig, MiniCityOptions
 from segshift.data.describe import protocol
-from segshift.data.open_data import DataConfig, MiniCityOptions, open_oracle, open_source, open_target, open_test
+from segshift.data.open_data import open_oracle, open_source, open_target, open_test
 
 
 def said(config: DataConfig, oracle: bool = False) -> list[str]:
@@ -91,4 +92,19 @@ def test_translated_source_images(domains: tuple[Path, Path], tmp_path: Path) ->
         plain[0],
         "Source images are translated ones from the folder by_cyclegan; labels are those of the source.",
         *plain[1:],
+    ]
+
+
+def test_images_that_are_left_out(tmp_path: Path) -> None:
+    make_gta5(tmp_path / "g", 3)
+    make_cityscapes(tmp_path / "c", 2)
+    for label in sorted((tmp_path / "g" / "labels").iterdir())[:2]:
+        label.unlink()
+    next((tmp_path / "c/gtFine/val").rglob("*_labelIds.png")).unlink()
+    config = DataConfig(str(tmp_path / "g"), str(tmp_path / "c"), "gta5", "cityscapes", on_bad_file="skip")
+    assert said(config) == [
+        "Source: 1 labelled images of GTA5 (all of it).",
+        "Target: 2 images of Cityscapes, split train, trained on without their labels.",
+        "Scored: 1 images of Cityscapes, split val.",
+        "Images left out, for their files cannot be used (run.json names them): 2 of the source, 1 of the test.",
     ]

@@ -1,6 +1,8 @@
 """`segshift check` and the look before training: all that is wrong is named, not just the first."""
 
 import io
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from rich.console import Console
 from tests.fakes.folder import make_folder_pair
 
 from segshift.data.dataset import Unlabelled
-from segshift.data.doctor import LISTED, Problem, check, check_folder, render, validate
-from segshift.data.folder import Folder
+from segshift.data.doctor import LISTED, Findings, Problem, Reading, check, examine, validate
+from segshift.data.doctor_folder import check_folder
+from segshift.data.doctor_print import render
+from segshift.data.folder import Folder, worker_threads
 from segshift.errors import DataError
 from segshift.taxonomy import unnamed
 
@@ -38,7 +42,7 @@ def printed(findings, width: int = 60) -> str:
 @pytest.mark.parametrize(
     ("domain", "splits", "size"),
     [
-        ("camvid/day", {"train": 305, "val": 101}, (360, 480)),
+        pytest.param("camvid/day", {"train": 305, "val": 101}, (360, 480), marks=pytest.mark.slow),
         ("camvid/dusk", {"test": 62, "train": 62}, (360, 480)),
         ("nuclei/histology", {"test": 15, "train": 92}, (256, 320)),
     ],
@@ -84,6 +88,9 @@ def spoil(train: Path) -> dict[str, str]:
     (labels / "new_6.png").unlink()
     (images / "new_7.png").unlink()
     save(images / "day_000.bmp", np.zeros((16, 16, 3), np.uint8))
+    save(labels / "new_6.jpg", np.zeros((16, 16), np.uint8))
+    save(images / "new_8.png", np.zeros((16, 16, 3), np.uint8))
+    save(labels / "New_8.png", np.zeros((16, 16), np.uint8))
     return {
         "images/new_0.png": "empty (0 bytes)",
         "images/new_1.png": "cannot be read as an image",
@@ -91,7 +98,9 @@ def spoil(train: Path) -> dict[str, str]:
         "labels/new_3.png": "RGB colours",
         "labels/new_4.png": "holds ids [77]",
         "labels/new_5.png": "is 8x16 pixels",
-        "images/new_6.png": "has no label",
+        "images/new_6.png": "labels/new_6.png; new_6.jpg is not read, for labels are PNG",
+        "images/new_8.png": "labels/new_8.png; New_8.png differs by case",
+        "labels/New_8.png": "is a label without an image",
         "labels/new_7.png": "is a label without an image",
         "images/day_000.jpg": "shares its name with day_000.bmp",
     }
@@ -107,6 +116,102 @@ def test_every_fault_of_a_folder_is_named(pair):
         assert any(said in text for text in line), file
     assert lines[-1] == f"{len(faults)} problems"
     assert len(findings.problems) == len(faults)
+
+
+def test_what_is_odd_is_a_note(pair):
+    train = pair[0] / "train"
+    for name, image, label in (("blank", 7, 1), ("void", 90, 255), ("dark", 0, 1), ("DARK", 0, 2), ("again", 90, 2)):
+        picture = np.full((40, 40, 3), image, np.uint8)
+        picture[0, 0] += np.uint8((name != "blank") * 3)
+        save(train / "images" / f"{name}.png", picture)
+        save(train / "labels" / f"{name}.png", np.full((40, 40), label, np.uint8))
+    save(train / "labels" / "blank.bmp", np.zeros((40, 40), np.uint8))
+    for name in ("scene.gif", "sub/notes.txt", ".hidden.gif", ".cache/seen.gif"):
+        (train / "images" / name).parent.mkdir(exist_ok=True)
+        (train / "images" / name).write_bytes(b"")
+    findings = check_folder(pair[0])
+    assert findings.problems == []
+    black = "is nearly black, all values are below 16 of 255 (10 or 12 bits stored as 16 look so)"
+    clash = "differ by case, or by how accents are coded, alone"
+    assert [note.replace(f"{train}/", "").replace(f"{pair[0]}/", "") for note in findings.notes] == [
+        f"images: DARK, dark: {clash}: one overwrites the other where a file system takes them for the same name",
+        "images/scene.gif: has no ending of an image, and is left aside; 2 such file(s) in all, such as "
+        "images/sub/notes.txt",
+        "labels/blank.bmp: is no PNG, and is not read as a label; 1 such file(s) in all",
+        "test/images/day_000.jpg: is smaller than 32 pixels on a side; 8 such file(s) in all, such as "
+        "test/images/day_001.jpg, test/images/day_002.jpg, test/images/day_003.jpg, images/day_000.jpg",
+        f"images/DARK.png: {black}; 2 such file(s) in all, such as images/dark.png",
+        "images/blank.png: is blank, every pixel has the same colour; 1 such file(s) in all",
+        "labels/void.png: is 255 (ignored) everywhere; 1 such file(s) in all",
+        "images/DARK.png: holds the same bytes as images/dark.png: the image counts 2 times",
+        "images/again.png: holds the same bytes as images/void.png: the image counts 2 times",
+    ]
+    # A run says so too, of the images' names.
+    told = validate(Folder(pair[0], "train")).notes
+    assert [note.split("; ")[0].partition(": one")[0] for note in told] == [
+        f"DARK: {black}",
+        "blank: is blank, every pixel has the same colour",
+        "day_000: is smaller than 32 pixels on a side",
+        "void: is 255 (ignored) everywhere",
+        f"DARK, dark: {clash}",
+    ]
+
+
+def test_reading_stays_a_few_files_ahead():
+    threads, begun = worker_threads(), []
+
+    def reading(i: int):
+        begun.append(i)
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    items = [Reading(str(i), "", partial(reading, i), None) for i in range(200)]
+    ahead = []
+
+    def track(indices, _):
+        for index in indices:
+            ahead.append(len(begun) - index)
+            yield index
+
+    examine(items, Findings(""), track)
+    assert sorted(begun) == list(range(200))
+    assert max(ahead) <= 2 * threads + 2
+
+    def stopping(indices, _):
+        yield next(indices)
+        raise KeyboardInterrupt
+
+    begun.clear()
+    with pytest.raises(KeyboardInterrupt):
+        examine(items, Findings(""), stopping)
+    assert len(begun) <= 2 * threads + 2
+
+
+def test_folders_and_links_that_lead_nowhere(pair, monkeypatch):
+    train = pair[0] / "train"
+    (train / "images" / "round").symlink_to(train / "images")
+    (train / "images" / "loop.png").symlink_to(train / "images" / "loop.png")
+    (train / "images" / "gone.png").symlink_to(train / "nowhere.png")
+    findings = check_folder(pair[0])
+    assert findings.splits == {"test": 4, "train": 6}
+    told = [str(problem).replace(f"{train}/", "") for problem in findings.problems]
+    assert [text.split("; expected")[0] for text in told] == [
+        "images/gone.png: has no label",
+        "images/loop.png: has no label",
+        "images/gone.png: is a symbolic link to nowhere.png, which does not exist",
+        "images/loop.png: is a symbolic link that leads back to itself",
+    ]
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path) == str(train / "images"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    findings = check_folder(pair[0])
+    (problem,) = findings.problems
+    assert str(problem).startswith(f"{train / 'images'}: may not be read (Permission denied)")
+    assert findings.splits == {"test": 4, "train": 0}
 
 
 def test_validate_lists_all_before_training(pair):
@@ -220,7 +325,7 @@ def test_markup_in_a_name_is_printed_as_it_is(tmp_path):
 def test_what_is_no_data_set(pair, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         check_folder(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="Data sets inside it: day, dusk"):
+    with pytest.raises(DataError, match=f"Data sets inside it: day, dusk: segshift check {pair[0]} {pair[1]}$"):
         check_folder(tmp_path)
     for path in (pair[0] / "train" / "images").iterdir():
         path.unlink()

@@ -12,8 +12,9 @@ from PIL import Image
 from rich.console import Console
 from tests.fakes.layouts import FAKES, make_acdc, make_cityscapes, make_gta5
 
-from segshift.data.doctor import LISTED, render, validate
+from segshift.data.doctor import LISTED, validate
 from segshift.data.doctor_layout import check_data
+from segshift.data.doctor_print import render
 from segshift.data.layout import LayoutLabelled
 from segshift.data.layouts import LAYOUTS
 from segshift.data.protocols import SomeLabelled
@@ -94,7 +95,10 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
     assert str(gone[0]) in told["frankfurt_000000_000019_leftImg8bit.png"]
     assert "holds ids [77]; expected Cityscapes label ids" in told[odd.name]
     assert "8x8 pixels" in told["ulm_000001_000019_gtFine_labelIds.png"]
-    assert [note.partition(": ")[2] for note in findings.notes] == ["has no image; 1 such label(s) in all, left aside"]
+    assert [note.partition(": ")[2] for note in findings.notes] == [
+        "has no image; 1 such label(s) in all, left aside",
+        "is 255 (ignored) everywhere; 1 such file(s) in all",
+    ]
 
 
 def test_labels_that_are_not_there_at_all_are_a_note(tmp_path: Path) -> None:
@@ -124,3 +128,33 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     make_cityscapes(tmp_path, 1)
     with pytest.raises(DataError, match=f"looks like Cityscapes: segshift check cityscapes:{tmp_path}$"):
         check_data(str(tmp_path))
+
+
+def test_two_files_of_one_name_are_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path, 2)
+    image = tmp_path / "leftImg8bit/train/ulm/ulm_000001_000019_leftImg8bit.png"
+    Image.open(image).save(image.with_suffix(".bmp"))
+    findings = check_data(f"cityscapes:{tmp_path}")
+    (problem,) = findings.problems
+    assert str(problem).startswith(f"{image.parent}: {image.stem}.bmp, {image.name} share the name")
+    assert findings.splits == {"train": 1, "val": 2, "test": 2, "train_extra": 2}
+    assert findings.images == 7
+
+
+def test_a_training_image_in_the_test_split_is_a_leak(tmp_path: Path) -> None:
+    make_cityscapes(tmp_path, 2)
+    train = tmp_path / "leftImg8bit/train/ulm/ulm_000001_000019_leftImg8bit.png"
+    val = tmp_path / "leftImg8bit/val/frankfurt/frankfurt_000000_000019_leftImg8bit.png"
+    shutil.copy(train, val)
+    (problem,) = check_data(f"cityscapes:{tmp_path}").problems
+    assert problem.file == str(val)
+    assert problem.text.startswith(f"in split val, holds the same bytes as {train} in split train")
+
+
+def test_images_and_labels_may_hold_so_many_pixels(tmp_path: Path) -> None:
+    make_gta5(tmp_path, 2)
+    assert check_data(f"gta5:{tmp_path}", max_pixels=64 * 96).problems == []
+    refused = check_data(f"gta5:{tmp_path}", max_pixels=64 * 96 - 1).problems
+    # The last label is smaller than its image.
+    assert [Path(problem.file).parent.name for problem in refused] == ["images", "labels", "images"]
+    assert all("too large, 64x96" in problem.text and "--max-pixels 6144" in problem.text for problem in refused)

@@ -203,7 +203,8 @@ BAD_LABELS = [
     (cut, "cannot be read as a label"),
     (flip_a_bit, "cannot be read as a label"),
     (write(b""), r"empty \(0 bytes\)"),
-    (write(b"GIF89a nonsense"), "no known image format"),
+    (write(b"GIF89a nonsense"), "is a GIF; expected BMP, JPEG, PNG, PPM, TIFF, WEBP. Save it in one"),
+    (write(b"nonsense"), "no known image format"),
     (gone, "does not exist"),
     (write(png(np.zeros((16, 16, 3), np.uint8))), "RGB colours; expected class ids"),
     (write(png(np.zeros((16, 16, 4), np.uint8))), "RGB colours with transparency"),
@@ -211,7 +212,10 @@ BAD_LABELS = [
     (write(png(np.zeros((16, 16), bool))), "1-bit"),
     (write(png(IDS + np.eye(16, dtype=np.uint8) * 40)), r"holds ids \[40\]; expected 0 to 4 \(day\), or 255"),
     (write(png(IDS[:, :12])), "is 16x12 pixels .* is 16x16"),
-    (write(bomb()), "too large .* Cut it into tiles"),
+    (
+        write(bomb()),
+        "too large, 20000x20000 .* at most 89478485. Cut it .*, or raise the limit with --max-pixels 400000000",
+    ),
 ]
 
 
@@ -288,7 +292,7 @@ def classes(text: str):
         (no_root, "day: does not exist"),
         (classes("classes: [road"), "classes.yaml: cannot be read as YAML"),
         (classes("- road"), "classes.yaml: expected a mapping"),
-        (classes("classes: [{id: 1, name: road}]"), "ids are .1.; expected 0 to 0"),
+        (classes("classes: [{id: 1, name: road}]"), "ids are 1; expected 0 to 0"),
     ],
 )
 def test_bad_folder(pair, spoil, message):

@@ -205,7 +205,7 @@ def test_a_layout_serves_as_every_view_of_a_data_set(fakes):
 def test_id_reader_maps_every_known_id_and_keeps_255(ids, to):
     meaning = dict(zip(ids, to))
     file = torch.tensor([[*ids, 255]], dtype=torch.int32)
-    label = id_reader(meaning, "these", lambda _: file)(Path("x.png"))
+    label = id_reader(meaning, "these", lambda *_, **__: file)(Path("x.png"))
     assert label.tolist() == [[*(meaning[i] for i in ids), meaning.get(255, 255)]]
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from tests.fakes.layouts import FAKES, make_acdc, make_camvid, make_cityscapes, make_gta5, make_nthu, make_synthia
 
+from segshift.data.data_config import DataConfig, MiniCityOptions
 from segshift.data.dataset import LabelledDataset, OracleTarget, Unlabelled
 from segshift.data.folder import Folder
 from segshift.data.layouts import LAYOUTS
 from segshift.data.open_data import (
-    DataConfig,
-    MiniCityOptions,
     open_for,
     open_oracle,
     open_source,

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from tests.fakes.layouts import make_camvid, make_cityscapes, make_gta5, make_nthu
 
+from segshift.data.data_config import DataConfig, MiniCityOptions
 from segshift.data.dataset import LabelledDataset, Unlabelled
 from segshift.data.describe import protocol
 from segshift.data.folder import Folder
 from segshift.data.open_data import (
-    DataConfig,
-    MiniCityOptions,
     declared_space,
     open_oracle,
     open_source,

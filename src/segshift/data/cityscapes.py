@@ -18,6 +18,7 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
+from segshift.data.files import MAX_PIXELS
 from segshift.data.layout import Layout, Part, Place, id_reader
 from segshift.taxonomy import CITYSCAPES as SPACE
 from segshift.taxonomy import IGNORE
@@ -34,9 +35,10 @@ read_label_ids = id_reader(LABEL_IDS, "Cityscapes label ids, 0 to 33, or 255 for
 read_train_ids = id_reader({i: i for i in range(len(SPACE))}, "Cityscapes train ids, 0 to 18, or 255 for ignored ones")
 
 
-def read_by_name(path: Path) -> UInt8[Tensor, "h w"]:
+def read_by_name(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
     """Train ids of a label file whose name says what it holds: `..._labelTrainIds`, or else label ids."""
-    return read_train_ids(path) if path.stem.endswith("_labelTrainIds") else read_label_ids(path)
+    read = read_train_ids if path.stem.endswith("_labelTrainIds") else read_label_ids
+    return read(path, max_pixels)
 
 
 def _part(split: str, labelled: bool) -> Part:

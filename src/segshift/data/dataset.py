@@ -8,6 +8,7 @@ bound alone; the engine takes it only where a type says "oracle").
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
@@ -41,6 +42,26 @@ class LabelledDataset(ImageDataset, Protocol):
     def label(self, index: int) -> UInt8[Tensor, "h w"]: ...
 
 
+def image_paths(dataset: ImageDataset) -> tuple[Path, ...] | None:
+    """The files of a data set's images, in the order of its names; None where they are drawn on demand."""
+    return getattr(dataset, "image_paths", None)
+
+
+def label_paths(dataset: ImageDataset) -> tuple[Path, ...] | None:
+    """The files of a data set's labels, likewise; None where there are none, or they cannot be reached from it."""
+    return getattr(dataset, "label_paths", None)
+
+
+def left_out(dataset: ImageDataset) -> dict[str, str]:
+    """Images that cannot be used, which a data set goes without: name -> why, beginning with the file."""
+    return dict(getattr(dataset, "left_out", {}))
+
+
+def listed(dataset: ImageDataset) -> tuple[str, ...]:
+    """All images that a data set's list of files holds, in order, also those that are left out."""
+    return tuple(getattr(dataset, "listed", dataset.names))
+
+
 class Unlabelled:
     """The images of a data set and nothing else: `label` does not exist here."""
 
@@ -51,6 +72,8 @@ class Unlabelled:
         # `label` is not passed on, so that a method that asks for one fails type checking, and fails when run.
         self.image = dataset.image
         self.fingerprint = dataset.fingerprint
+        self.image_paths = image_paths(dataset)
+        self.left_out = left_out(dataset)
 
 
 class OracleTarget:
@@ -62,6 +85,8 @@ class OracleTarget:
         self.image = dataset.image
         self.label = dataset.label
         self.fingerprint = dataset.fingerprint
+        self.image_paths, self.label_paths = image_paths(dataset), label_paths(dataset)
+        self.left_out = left_out(dataset)
         self._dataset = dataset
 
     @property

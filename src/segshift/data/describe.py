@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget
+from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, left_out
 from segshift.data.layouts import FOLDER, LAYOUTS
 from segshift.data.open_data import MINICITY, DataConfig, Place, declared_space, place_of, usual_test_split
 from segshift.data.protocols import ScoredAs
@@ -30,6 +31,7 @@ def protocol(
     oracle = isinstance(target, OracleTarget)
     start, adapted = _trained_on(config, source, target, oracle)
     sentences = [start, *_translated(config), adapted, *_scored(config, test, oracle)]
+    sentences += _left_out({"source": source, "target": target, "test": test})
     if config.classes is not None:
         space = declared_space(config) if source is None else source.space
         size = "" if space is None else f"the {len(space)} of "
@@ -90,12 +92,20 @@ def _scored(config: DataConfig, test: LabelledDataset | None, oracle: bool) -> l
         ]
     if config.transductive:
         warning = " The oracle was trained on the very labels it is scored with." if oracle else ""
+        # Of the images adapted to, some may have no label that can be used, and are left out of the scored ones alone.
+        images = f"{count} of these images" if left_out(test) else f"these same {count} images"
         return [
-            f"Scored: these same {count} images (transductive), their labels read for scoring alone. The figures do "
+            f"Scored: {images} (transductive), their labels read for scoring alone. The figures do "
             f"not say how an adapted model does on images it has not seen.{warning}"
         ]
     where = _where(place_of(config, "target"), config.test_split or usual_test_split(config))
     return [f"Scored: {count} images of {where}."]
+
+
+def _left_out(sets: Mapping[str, ImageDataset | None]) -> list[str]:
+    counts = {role: len(left_out(dataset)) for role, dataset in sets.items() if dataset is not None}
+    found = ", ".join(f"{count} of the {role}" for role, count in counts.items() if count)
+    return [f"Images left out, for their files cannot be used (run.json names them): {found}."] if found else []
 
 
 def _merged(test: ScoredAs) -> str:

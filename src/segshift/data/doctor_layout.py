@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from segshift.data.doctor import Findings, Problem, Reading, Track, check_folder, examine
-from segshift.data.files import read_image
+from segshift.data.doctor import Findings, Listed, Problem, Reading, Track, name_notes, read
+from segshift.data.doctor_folder import list_folder
+from segshift.data.files import MAX_PIXELS, is_folder, read_image
+from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import Item, Layout, expected_label, label_files
 from segshift.data.layouts import FOLDER, LAYOUTS, parse
 from segshift.data.recognise import lookalikes
-from segshift.errors import DataError
+from segshift.errors import ConfigError, DataError
 
 
-def check_data(text: str, track: Track | None = None) -> Findings:
+def check_data(text: str, track: Track | None = None, max_pixels: int = MAX_PIXELS) -> Findings:
     """Read every file of LAYOUT:PATH, or of a folder in the generic layout, and name all that is wrong.
 
     Raises DataError where there is nothing to look at; a public data set named without its layout is recognised.
     """
+    return read(list_data(text, max_pixels), track)
+
+
+def list_all(texts: Sequence[str], max_pixels: int = MAX_PIXELS) -> dict[str, Listed]:
+    """The files of several data sets, by what they were called: all are found before any is read.
+
+    ConfigError where none is named, or one twice, or no pixel is allowed; DataError as of `list_data`.
+    """
+    if not texts:
+        raise ConfigError("check: no data set is named; expected at least one, such as: segshift check gta5:DIR")
+    if max_pixels < 1:
+        raise ConfigError(f"max_pixels = {max_pixels}; expected at least 1, the pixels that an image may hold")
+    known: dict[tuple[str, str], str] = {}
+    for text in texts:
+        name, path = parse(text)
+        place = (name, os.path.realpath(path))
+        if place in known:
+            raise ConfigError(f"check: {known[place]} and {text} are the same data set; expected each once")
+        known[place] = text
+    return {text: list_data(text, max_pixels) for text in texts}
+
+
+def list_data(text: str, max_pixels: int = MAX_PIXELS) -> Listed:
+    """The files of LAYOUT:PATH, or of a folder in the generic layout; larger images than `max_pixels` will be refused.
+
+    DataError where there is nothing to look at.
+    """
     name, path = parse(text)
     if name != FOLDER:
-        return check_layout(LAYOUTS[name], path, track)
+        return list_layout(LAYOUTS[name], path, max_pixels)
     try:
-        return check_folder(path, track)
+        return list_folder(path, max_pixels)
     except DataError as error:
         known = lookalikes(Path(path))
         commands = " or ".join(f"segshift check {name}:{path}" for name in known)
@@ -30,38 +61,45 @@ def check_data(text: str, track: Track | None = None) -> Findings:
         raise DataError(f"{error}{hint}") from error
 
 
-def check_layout(layout: Layout, path: Path | str, track: Track | None = None) -> Findings:
-    """Read every file of a public data set once, also where several splits share it.
+def list_layout(layout: Layout, path: Path | str, max_pixels: int = MAX_PIXELS) -> Listed:
+    """The files of a public data set, each once, also where several splits share it.
 
-    Labels that are resized, left over or not there at all are notes. DataError where no split is there.
+    Labels left over or not there at all are notes. DataError where no split is there.
     """
     root = Path(path)
     splits = layout.splits_in(root) if layout.splits else ("",)
-    if not splits or not root.is_dir():
+    if not splits or not is_folder(root):
         layout.find(root, layout.splits[0] if layout.splits else None, labelled=False)
     findings = Findings(f"{layout.title} in {root}", space=layout.space)
     readings: dict[Path, Reading] = {}
     for split in splits:
+        # Files that cannot be told apart are left out here, and named, so that the rest is still looked at.
+        intake = Intake(FileRules(max_pixels, "skip"))
         try:
-            items = layout.find(root, split or None, labelled=False)
+            items = layout.find(root, split or None, labelled=False, intake=intake)
+            new = [item for item in items if item.image not in readings]
+            readings |= _pair(layout, root, split, new, findings, max_pixels) if new else {}
         except DataError as error:
             findings.problems.append(Problem(str(root), str(error)))
             continue
         if split:
             findings.splits[split] = len(items)
-        new = [item for item in items if item.image not in readings]
-        readings |= _pair(layout, root, split, new, findings) if new else {}
-    examine(list(readings.values()), findings, track)
-    return findings
+        findings.files[split] = [item.image for item in items]
+        told = {problem.text for problem in findings.problems}
+        findings.problems += [Problem(str(root), why) for why in intake.left_out.values() if why not in told]
+        findings.notes += name_notes([item.name for item in new], f"{root}: ")
+    return Listed(findings, list(readings.values()))
 
 
-def _pair(layout: Layout, root: Path, split: str, items: list[Item], findings: Findings) -> dict[Path, Reading]:
+def _pair(
+    layout: Layout, root: Path, split: str, items: list[Item], findings: Findings, max_pixels: int
+) -> dict[Path, Reading]:
     """How each image of a split and its label are read; what does not pair up is told."""
     found: dict[Path, Reading] = {}
     for part in layout.parts[split]:
         inside = [item for item in items if item.name.startswith(part.prefix)]
         labels = label_files(root, part)
-        missing = bool(part.labels) and not any((root / place.folder).is_dir() for place in part.labels)
+        missing = bool(part.labels) and not any(is_folder(root / place.folder) for place in part.labels)
         if missing:
             findings.notes.append(f"{root / part.labels[0].folder}: is missing: {len(inside)} images without labels")
         for item in inside:
@@ -70,8 +108,8 @@ def _pair(layout: Layout, root: Path, split: str, items: list[Item], findings: F
             if label is None and part.labels and not missing:
                 told = f"has no label; expected {expected_label(root, part, name)}"
                 findings.problems.append(Problem(str(item.image), told))
-            reading = None if label is None else partial(layout.read, label)
-            image = partial(read_image, item.image)
+            reading = None if label is None else partial(layout.read, label, max_pixels)
+            image = partial(read_image, item.image, max_pixels)
             found[item.image] = Reading(str(item.image), str(label), image, reading, layout.resize_labels)
     findings.notes += layout.orphans(root, split or None)
     return found

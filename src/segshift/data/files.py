@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,12 +17,11 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from segshift.data.image_header import MAX_PIXELS, allowed_content, header, naming, opened, unreachable
 from segshift.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png",)
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow is let try, whatever a file's name says; JPEG stands for MPO too."""
 _ORIENTATION = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,11 +39,12 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]
     """Files below a folder by name: the path relative to it, with "/", without its suffix; in name order.
 
     Suffixes are compared without regard to case; hidden files and folders are passed over; links to folders are
-    followed, each folder once. More than one path under a name means one stem with several suffixes.
+    followed, each folder once. More than one path under a name means one stem with several suffixes. No file is looked
+    at: a link to nowhere is listed too. DataError names a folder that cannot be listed, other than that there is none.
     """
     found: dict[str, list[Path]] = {}
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
         seen.add(os.path.realpath(parent))
         inside = (d for d in folders if not d.startswith("."))
         folders[:] = sorted(d for d in inside if os.path.realpath(Path(parent, d)) not in seen)
@@ -57,37 +56,35 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]
     return dict(sorted(found.items()))
 
 
-def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w"]:
     """An image of any mode as RGB, uint8, turned upright by its EXIF orientation.
 
     Transparency is dropped; 16-bit values keep their high byte (65535 is white). DataError names the file where it
-    cannot be decoded, has several frames or floating-point pixels, or holds more pixels than Pillow's
-    `Image.MAX_IMAGE_PIXELS`.
+    cannot be decoded, has several frames or floating-point pixels, or holds more than `max_pixels` pixels: that is
+    known from its header, before anything is decoded.
     """
-    pixels = np.array(_decode(path, "an image", lambda image: _upright(_to_rgb(image, path), image)))
+    pixels = np.array(_decode(path, "an image", max_pixels, lambda image: _upright(_to_rgb(image, path), image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_label(path: Path) -> UInt8[Tensor, "h w"]:
+def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
     """The ids of a label file as they stand in it: 8-bit greyscale, or the indices of a palette image.
 
-    DataError names a file that cannot be decoded, or whose pixels are no such ids (colours, 16 bits, fewer than 8
-    bits of grey, JPEG).
+    DataError names a file that cannot be decoded, holds more than `max_pixels` pixels, or whose pixels are no such ids
+    (colours, 16 bits, fewer than 8 bits of grey, JPEG).
     """
-    return torch.from_numpy(np.array(_decode(path, "a label", lambda image: _upright(_ids(image, path), image))))
+    ids = _decode(path, "a label", max_pixels, lambda image: _upright(_ids(image, path), image))
+    return torch.from_numpy(np.array(ids))
 
 
-def read_first_channel(path: Path) -> Int32[Tensor, "h w"]:
+def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> Int32[Tensor, "h w"]:
     """The first channel (red, or the only one) of a 16-bit PNG, as its values stand in it.
 
     Pillow would keep the high byte of 16-bit colours alone, so OpenCV decodes them. DataError names a file that cannot
-    be decoded, or holds 8-bit pixels.
+    be decoded, holds more than `max_pixels` pixels, or 8-bit ones.
     """
-    what = "a 16-bit PNG"
-    with _naming(path, what):
-        content = _content(path, what)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as header:
-            _refuse_size(header, path)
+    with naming(path, "a 16-bit PNG"):
+        content = allowed_content(path, max_pixels, ("PNG",))
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise ValueError("the decoder refuses it")
@@ -100,79 +97,42 @@ def read_first_channel(path: Path) -> Int32[Tensor, "h w"]:
     return torch.from_numpy(first.astype(np.int32))
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright image, from the file's header alone."""
-    with _naming(path, "an image"):
-        if path.stat().st_size == 0:
-            raise _empty(path, "an image")
-        with Image.open(path, formats=_FORMATS) as image:
-            # Pillow turns TIFF by itself, and gives the size it will then have.
-            swapped = image.format != "TIFF" and _orientation(image) >= 5
-            return (image.width, image.height) if swapped else (image.height, image.width)
+def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the upright image, from the file's header alone. DataError as of `read_image`."""
+    with naming(path, "an image"), opened(path) as file:
+        image = header(file, path, max_pixels)
+        # Pillow turns TIFF by itself, and gives the size it will then have.
+        swapped = image.format != "TIFF" and _orientation(image) >= 5
+        return (image.width, image.height) if swapped else (image.height, image.width)
 
 
-def _decode(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    with _naming(path, what):
-        content = _content(path, what)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            _refuse_size(image, path)
-            # The second picture of an MPO is a camera's preview; other frames are time or depth: none is "the" image.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{path}: holds {getattr(image, 'n_frames', 1)} frames; expected one. Store one a file")
-            rawmode = image.tile[0].args if image.tile else None
-            if isinstance(rawmode, str):
-                image.info["rawmode"] = rawmode
-            image.load()
-            return convert(image)
+def _decode(path: Path, what: str, max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    with naming(path, what):
+        image = header(io.BytesIO(allowed_content(path, max_pixels)), path, max_pixels)
+        # The second picture of an MPO is a camera's preview; other frames are time or depth: none is "the" image.
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise DataError(f"{path}: holds {getattr(image, 'n_frames', 1)} frames; expected one. Store one a file")
+        rawmode = image.tile[0].args if image.tile else None
+        if isinstance(rawmode, tuple):
+            rawmode = rawmode[0]
+        if isinstance(rawmode, str):
+            image.info["rawmode"] = rawmode
+        image.load()
+        return convert(image)
 
 
-@contextmanager
-def _naming(path: Path, what: str) -> Generator[None]:
-    """Any failure to decode becomes a DataError that names the file, and keeps the decoder's as its cause."""
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. DataError where the system does not let one know (no permission, a name too long)."""
     try:
-        yield
-    except DataError:
-        raise
-    # Decoders raise what they like on damaged input (OSError, SyntaxError, ValueError, struct.error, zlib.error ...).
-    except Exception as error:
-        raise _undecodable(path, what, error) from error
+        return path.is_dir()
+    except OSError as error:
+        raise unreachable(path, error, "a folder") from error
 
 
-def _content(path: Path, what: str) -> bytes:
-    """A file's bytes, which are not empty and, for a PNG, undamaged."""
-    content = path.read_bytes()
-    if not content:
-        raise _empty(path, what)
-    _refuse_damage(content)
-    return content
-
-
-def _empty(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: the file is empty (0 bytes); expected {what}. Restore it, or delete it")
-
-
-def _undecodable(path: Path, what: str, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: does not exist; expected {what}")
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return DataError(f"{path}: too large ({error}). Cut it into tiles")
-    # Pillow's own words name the memory buffer the file was read into, which helps nobody.
-    reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-    return DataError(f"{path}: cannot be read as {what} ({reason}). Restore it, or delete it")
-
-
-def _refuse_damage(content: bytes) -> None:
-    """Compare a PNG's checksums: decoding alone passes over them, and a flipped bit would be another class."""
-    probe = Image.open(io.BytesIO(content), formats=_FORMATS)
-    if probe.format == "PNG":
-        probe.verify()
-
-
-def _refuse_size(image: Image.Image, path: Path) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        size = f"{image.height}x{image.width}"
-        raise DataError(f"{path}: holds {size} pixels; expected at most {limit} in all. Cut it into tiles")
+def _refuse_unlisted(error: OSError) -> None:
+    """Else the images of a folder without permission would be missing without a word."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise unreachable(Path(str(error.filename)), error, "a folder") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -193,7 +153,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         low, high = int(grey.min()), int(grey.max())
         if low < 0 or high > 65535:
             raise DataError(f"{path}: values are {low} to {high}; expected 0 to 65535. Save it as 8-bit RGB")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
+        # The white of a TIFF of 12 bits is 4095.
+        image = Image.fromarray((grey >> (4 if image.info.get("rawmode") == "I;12" else 8)).astype(np.uint8))
     if "A" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -17,7 +17,18 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from segshift.data.files import IMAGE_SUFFIXES, LABEL_SUFFIXES, image_size, list_files, read_image, read_label
+from segshift.data.files import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAX_PIXELS,
+    image_size,
+    is_folder,
+    list_files,
+    read_image,
+    read_label,
+)
+from segshift.data.image_header import unreachable
+from segshift.data.intake import FileRules, Intake
 from segshift.errors import DataError
 from segshift.taxonomy import IGNORE, LabelSpace, id_table, read_classes, unnamed
 
@@ -25,13 +36,19 @@ from segshift.taxonomy import IGNORE, LabelSpace, id_table, read_classes, unname
 class ImageFiles:
     """Images at known paths, in the order they are given: name -> path."""
 
-    def __init__(self, images: Mapping[str, Path]) -> None:
+    def __init__(self, images: Mapping[str, Path], intake: Intake | None = None) -> None:
+        intake = intake or Intake()
+        self.rules = intake.rules
         self.names: tuple[str, ...] = tuple(images)
         self.image_paths: tuple[Path, ...] = tuple(images.values())
+        self.listed: tuple[str, ...] = tuple(intake.listed) or self.names
+        """All images there are, in order, also those that are left out."""
+        self.left_out: dict[str, str] = dict(sorted(intake.left_out.items()))
+        """Images that cannot be used, which the data set goes without: name -> why, beginning with the file."""
 
     def image(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The image as RGB at its own size. DataError where the file cannot be read."""
-        return read_image(self.image_paths[index])
+        return read_image(self.image_paths[index], self.rules.max_pixels)
 
     def fingerprint(self) -> str:
         """A hash of the images' names and sizes in bytes: cheap, and blind to an edit that keeps the size."""
@@ -41,8 +58,8 @@ class ImageFiles:
 class LabelFiles(ImageFiles):
     """Images at known paths, each with a label: `labels` has the names of `images`."""
 
-    def __init__(self, images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
-        super().__init__(images)
+    def __init__(self, images: Mapping[str, Path], labels: Mapping[str, Path], intake: Intake | None = None) -> None:
+        super().__init__(images, intake)
         self.label_paths: tuple[Path, ...] = tuple(labels[name] for name in self.names)
 
     def fingerprint(self) -> str:
@@ -57,10 +74,11 @@ class LabelFiles(ImageFiles):
 class ImageFolder(ImageFiles):
     """The images of a folder, and nothing else: a target for training, or what is to be predicted."""
 
-    def __init__(self, root: Path | str, split: str | None = None) -> None:
+    def __init__(self, root: Path | str, split: str | None = None, rules: FileRules | None = None) -> None:
         self.root, self.split = Path(root), split
         self.folder = locate(self.root, split)
-        super().__init__(_images_of(self.folder))
+        intake = Intake(rules)
+        super().__init__(intake.taken(_images_of(self.folder, intake)), intake)
 
     def __repr__(self) -> str:
         return _repr(self, self.root, self.split)
@@ -72,24 +90,33 @@ class Folder(LabelFiles):
     `space` is for a folder without `classes.yaml`: the source's label space. A folder that has one must name the
     same classes. With neither, every label is read once to find the largest id.
 
-    Raises DataError where an image has no label, or a `classes.yaml` cannot be used.
+    Raises DataError where an image has no label, unless `rules` say to go without it, or a `classes.yaml` cannot be
+    used.
     """
 
-    def __init__(self, root: Path | str, split: str | None = None, space: LabelSpace | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        split: str | None = None,
+        space: LabelSpace | None = None,
+        rules: FileRules | None = None,
+    ) -> None:
         self.root, self.split = Path(root), split
         self.folder = locate(self.root, split)
-        images = _images_of(self.folder)
-        super().__init__(images, _labels_of(self.folder, tuple(images)))
         self._classes = classes_file(self.folder)
         self.ignore = IGNORE
         """The id for ignored pixels in these files; in labels given out it is always 255."""
+        own = None
         if self._classes is not None:
             own, self.ignore = read_classes(self._classes)
             if space is not None:
                 require_same_space(space, own, str(self._classes))
-            self.space: LabelSpace = space or own
-        else:
-            self.space = space or infer_space(self.label_paths)
+        intake = Intake(rules)
+        images = _images_of(self.folder, intake)
+        labels = intake.taken(_labels_of(self.folder, tuple(images), intake))
+        self.space: LabelSpace = space or own or _inferred(labels, intake)
+        images = intake.taken(images)
+        super().__init__(images, labels, intake)
 
     def __repr__(self) -> str:
         return _repr(self, self.root, self.split)
@@ -97,8 +124,8 @@ class Folder(LabelFiles):
     def label(self, index: int) -> UInt8[Tensor, "h w"]:
         """Class ids, or 255. DataError: unreadable, ids outside `space`, or another size than the image's."""
         path, image = self.label_paths[index], self.image_paths[index]
-        label = read_ids(path, self.space, self.ignore)
-        require_same_size(path, (label.shape[0], label.shape[1]), image, image_size(image))
+        label = read_ids(path, self.space, self.ignore, self.rules.max_pixels)
+        require_same_size(path, (label.shape[0], label.shape[1]), image, image_size(image, self.rules.max_pixels))
         return label
 
     def fingerprint(self) -> str:
@@ -111,53 +138,63 @@ def _repr(dataset: object, root: Path, split: str | None) -> str:
     return f"{type(dataset).__name__}({str(root)!r}{part})"
 
 
-def _images_of(folder: Path) -> dict[str, Path]:
+def _images_of(folder: Path, intake: Intake) -> dict[str, Path]:
     paths = list_files(folder / "images", IMAGE_SUFFIXES)
     if not paths:
         raise DataError(
             f"{folder / 'images'}: holds no image; expected at least 1 file named {' '.join(IMAGE_SUFFIXES)}"
         )
-    return dict(zip(paths, one_each(paths)))
+    intake.sees(paths)
+    return one_each(paths, intake)
 
 
 def locate(root: Path, split: str | None) -> Path:
     """The folder that holds `images/`. DataError says which splits there are."""
     folder = root if split is None else root / split
-    if (folder / "images").is_dir():
+    if is_folder(folder / "images"):
         return folder
-    if not root.is_dir():
+    if not is_folder(root):
         raise DataError(f"{root}: {'is no folder' if root.exists() else 'does not exist'}; expected a folder of images")
     splits = ", ".join(splits_of(root)) or "none"
     if split is None:
         raise DataError(f"{root}: holds no images/; expected it there, or a split to be named. Splits found: {splits}")
-    hint = ". The folder holds images/ itself: name no split" if (root / "images").is_dir() else ""
+    hint = ". The folder holds images/ itself: name no split" if is_folder(root / "images") else ""
     raise DataError(f"{root}: has no split {split!r} ({folder / 'images'} is missing). Splits found: {splits}{hint}")
 
 
 def splits_of(root: Path) -> tuple[str, ...]:
-    """Names of the folders in `root` that hold `images/`, in order."""
-    return tuple(sorted(child.name for child in root.iterdir() if (child / "images").is_dir()))
+    """Names of the folders in `root` that hold `images/`, in order. DataError where `root` cannot be listed."""
+    try:
+        children = sorted(root.iterdir())
+    except OSError as error:
+        raise unreachable(root, error, "a folder") from error
+    return tuple(child.name for child in children if is_folder(child / "images"))
 
 
-def one_each(paths: Mapping[str, list[Path]]) -> tuple[Path, ...]:
-    """The one path of each name. DataError where two files share a stem: which is meant, nobody knows."""
+def one_each(paths: Mapping[str, list[Path]], intake: Intake | None = None, prefix: str = "") -> dict[str, Path]:
+    """The one path of each name. Where two files share a stem, which is meant, nobody knows: DataError, or left out.
+
+    `prefix`: what stands before these names in the data set.
+    """
+    intake = intake or Intake()
     for name, same in paths.items():
         if len(same) > 1:
             files = ", ".join(path.name for path in same)
-            raise DataError(f"{same[0].parent}: {files} share the name {name}; expected one. Rename or delete the rest")
-    return tuple(same[0] for same in paths.values())
+            found = f"{same[0].parent}: {files} share the name {name}; expected one. Rename or delete the rest"
+            intake.refuse(prefix + name, found)
+    return {name: same[0] for name, same in paths.items() if len(same) == 1}
 
 
-def _labels_of(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+def _labels_of(folder: Path, names: tuple[str, ...], intake: Intake) -> dict[str, Path]:
     labels = folder / "labels"
-    if not labels.is_dir():
+    if not is_folder(labels):
         raise DataError(f"{labels}: is missing; expected a label STEM.png there for each image of {folder / 'images'}")
     paths = list_files(labels, LABEL_SUFFIXES)
     missing = [name for name in names if name not in paths]
-    if missing:
-        more = f" ({len(missing)} of {len(names)} images have none)" if len(missing) > 1 else ""
-        raise DataError(f"{labels / missing[0]}.png: the label of image {missing[0]} is missing{more}. Add or delete")
-    return dict(zip(names, one_each({name: paths[name] for name in names})))
+    more = f" ({len(missing)} of {len(names)} images have none)" if len(missing) > 1 and not intake.rules.skips else ""
+    for name in missing:
+        intake.refuse(name, f"{labels / name}.png: the label of image {name} is missing{more}. Add or delete")
+    return one_each({name: paths[name] for name in names if name in paths}, intake)
 
 
 def classes_file(folder: Path) -> Path | None:
@@ -165,14 +202,37 @@ def classes_file(folder: Path) -> Path | None:
     return next((path for path in (folder / "classes.yaml", folder.parent / "classes.yaml") if path.is_file()), None)
 
 
-def infer_space(labels: Iterable[Path]) -> LabelSpace:
+def infer_space(labels: Iterable[Path], max_pixels: int = MAX_PIXELS) -> LabelSpace:
     """class_0 .. class_n, where n is the largest id in these label files (255 aside). Every file is read."""
-    labels = tuple(labels)
+    return _inferred({str(path): path for path in labels}, Intake(FileRules(max_pixels)))
+
+
+def _inferred(labels: Mapping[str, Path], intake: Intake) -> LabelSpace:
+    """As `infer_space`, of labels by the names of their images; one that cannot be read is left out where that is so.
+
+    A label that fits no image, or not the size of its own, is still looked at: what is then left out for it is opened
+    again without.
+    """
+
+    def largest(path: Path) -> int | DataError:
+        try:
+            return _largest_id(read_label(path, intake.rules.max_pixels))
+        except DataError as error:
+            return error
+
+    ids = [-1]
     with ThreadPoolExecutor(worker_threads()) as pool:
-        largest = max(pool.map(lambda path: _largest_id(read_label(path)), labels), default=-1)
-    if largest < 0:
-        raise DataError(f"{labels[0].parent if labels else 'labels'}: every pixel is {IGNORE} (ignored); expected ids")
-    return unnamed(largest + 1)
+        for name, found in zip(labels, pool.map(largest, labels.values())):
+            if isinstance(found, int):
+                ids.append(found)
+            elif intake.rules.skips:
+                intake.refuse(name, str(found))
+            else:
+                raise found
+    if max(ids) < 0:
+        where = next(iter(labels.values())).parent if labels else "labels"
+        raise DataError(f"{where}: every pixel is {IGNORE} (ignored); expected ids")
+    return unnamed(max(ids) + 1)
 
 
 def worker_threads() -> int:
@@ -185,9 +245,9 @@ def _largest_id(label: Tensor) -> int:
     return int(used.max()) if used.numel() else -1
 
 
-def read_ids(path: Path, space: LabelSpace, ignore: int = IGNORE) -> UInt8[Tensor, "h w"]:
+def read_ids(path: Path, space: LabelSpace, ignore: int = IGNORE, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
     """A label file with ids of `space`; the file's `ignore` id becomes 255. DataError names any other id."""
-    raw = read_label(path)
+    raw = read_label(path, max_pixels)
     table = id_table({i: i for i in range(len(space))})
     table[ignore] = IGNORE
     label = torch.from_numpy(table[raw.numpy()])

@@ -7,22 +7,41 @@ A `Layout` says where images and labels of a split stand and what the ids in a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 from torch import Tensor
 
-from segshift.data.files import IMAGE_SUFFIXES, LABEL_SUFFIXES, image_size, list_files, read_label
+from segshift.data.files import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    MAX_PIXELS,
+    image_size,
+    is_folder,
+    list_files,
+    read_label,
+)
 from segshift.data.folder import ImageFiles, LabelFiles, one_each, require_same_size
+from segshift.data.intake import FileRules, Intake
 from segshift.errors import DataError
 from segshift.taxonomy import IGNORE, LabelSpace
 
-Read = Callable[[Path], UInt8[Tensor, "h w"]]
+
+class Read(Protocol):
+    """Ids of a label space, or 255, from a label file that holds no more than `max_pixels`."""
+
+    def __call__(self, path: Path, max_pixels: int = ...) -> UInt8[Tensor, "h w"]: ...
+
+
+class ReadRaw(Protocol):
+    """Ids as they stand in a label file, likewise."""
+
+    def __call__(self, path: Path, max_pixels: int = ...) -> Integer[Tensor, "h w"]: ...
 
 
 class Item(NamedTuple):
@@ -55,7 +74,7 @@ class Part:
 
     def images_in(self, root: Path) -> Place | None:
         """The place that is there; None where there is none."""
-        return next((place for place in self.images if (root / place.folder).is_dir()), None)
+        return next((place for place in self.images if is_folder(root / place.folder)), None)
 
 
 @dataclass(frozen=True)
@@ -89,14 +108,15 @@ class Layout:
         """Those of `splits` whose images are there."""
         return tuple(split for split in self.splits if all(part.images_in(root) for part in self.parts[split]))
 
-    def find(self, root: Path, split: str | None, labelled: bool) -> list[Item]:
+    def find(self, root: Path, split: str | None, labelled: bool, intake: Intake | None = None) -> list[Item]:
         """Images in name order, each with its label where `labelled`.
 
         Upper and lower case of `split` are alike. A data set without splits is all training images: None and "train"
-        both name it. DataError: no such folder or split, no image, an image without a label, or a split without
-        public labels.
+        both name it. DataError: no such folder or split, no image, or a split without public labels; and an image
+        without a label, or two of one name, unless `intake` leaves them out.
         """
-        if not root.is_dir():
+        intake = intake or Intake()
+        if not is_folder(root):
             state = "is no folder" if root.exists() else "does not exist"
             raise DataError(f"{root}: {state}; expected the folder of {self.title}, which holds {self._first_folder()}")
         key = self._key(root, split)
@@ -106,8 +126,10 @@ class Layout:
                 f"{root}: split {key!r} of {self.title} has no public labels; expected a split that has, to train on or"
                 f" to score. Found: {public}"
             )
-        items = [item for part in self.parts[key] for item in self._items(root, key, part, labelled)]
-        return sorted(items, key=lambda item: item.name)
+        items = [item for part in self.parts[key] for item in self._items(root, key, part, labelled, intake)]
+        intake.listed.sort()
+        kept = intake.taken({item.name: item for item in items})
+        return [kept[name] for name in sorted(kept)]
 
     def orphans(self, root: Path, split: str | None) -> list[str]:
         """A note where there are label files without an image (left over, or their image was lost); else nothing."""
@@ -144,10 +166,10 @@ class Layout:
 
         if holds(root):
             return ""
-        near = [root.absolute().parent, *sorted(child for child in root.iterdir() if child.is_dir())]
+        near = [root.absolute().parent, *sorted(child for child in root.iterdir() if is_folder(child))]
         return next((f". {self.title} is in {folder}: name that folder" for folder in near if holds(folder)), "")
 
-    def _items(self, root: Path, split: str, part: Part, labelled: bool) -> list[Item]:
+    def _items(self, root: Path, split: str, part: Part, labelled: bool, intake: Intake) -> list[Item]:
         place = part.images_in(root)
         if place is None:
             raise self._missing(root, split, part)
@@ -156,14 +178,16 @@ class Layout:
             kinds = " ".join(IMAGE_SUFFIXES)
             named = f"named *{place.end} with an ending of {kinds}" if place.end else f"named {kinds}"
             raise DataError(f"{root / place.folder}: holds no image of {self.title}; expected at least 1 file {named}")
-        paths = one_each(images)
+        intake.sees(part.prefix + name for name in images)
+        paths = one_each(images, intake, part.prefix)
         if not labelled:
-            return [Item(part.prefix + name, path, None) for name, path in zip(images, paths)]
+            return [Item(part.prefix + name, path, None) for name, path in paths.items()]
         labels = label_files(root, part)
         without = [name for name in images if name not in labels]
-        if without:
-            raise self._unlabelled(root, part, without, images)
-        return [Item(part.prefix + name, path, labels[name][0]) for name, path in zip(images, paths)]
+        for name in without:
+            intake.refuse(part.prefix + name, self._unlabelled(root, part, name, images, len(without), intake))
+        both = [name for name in paths if name in labels]
+        return [Item(part.prefix + name, paths[name], labels[name][0]) for name in both]
 
     def _missing(self, root: Path, split: str, part: Part) -> DataError:
         folders = [place.folder for place in part.images]
@@ -172,11 +196,12 @@ class Layout:
         there = f". Splits found: {', '.join(self.splits_in(root)) or 'none'}" if self.splits else ""
         return DataError(f"{root / folders[0]}: is missing; expected {asked} there{also}{there}{self._elsewhere(root)}")
 
-    def _unlabelled(self, root: Path, part: Part, without: list[str], images: Mapping[str, list[Path]]) -> DataError:
-        first = without[0]
-        more = f" ({len(without)} of {len(images)} images have none)" if len(without) > 1 else ""
-        return DataError(
-            f"{images[first][0]}: has no label{more}; expected {expected_label(root, part, first)}. Restore the label, "
+    def _unlabelled(
+        self, root: Path, part: Part, name: str, images: Mapping[str, list[Path]], count: int, intake: Intake
+    ) -> str:
+        more = f" ({count} of {len(images)} images have none)" if count > 1 and not intake.rules.skips else ""
+        return (
+            f"{images[name][0]}: has no label{more}; expected {expected_label(root, part, name)}. Restore the label, "
             "or delete the image"
         )
 
@@ -184,9 +209,12 @@ class Layout:
 class LayoutImages(ImageFiles):
     """The images of a split of a public data set, and nothing else."""
 
-    def __init__(self, layout: Layout, root: Path | str, split: str | None = None) -> None:
-        items = layout.find(Path(root), split, labelled=False)
-        super().__init__({item.name: item.image for item in items})
+    def __init__(
+        self, layout: Layout, root: Path | str, split: str | None = None, rules: FileRules | None = None
+    ) -> None:
+        intake = Intake(rules)
+        items = layout.find(Path(root), split, labelled=False, intake=intake)
+        super().__init__({item.name: item.image for item in items}, intake)
         self.layout, self.root, self.split = layout, Path(root), split
 
     def __repr__(self) -> str:
@@ -197,10 +225,13 @@ class LayoutImages(ImageFiles):
 class LayoutLabelled(LabelFiles):
     """The images of a split of a public data set, each with its label."""
 
-    def __init__(self, layout: Layout, root: Path | str, split: str | None = None) -> None:
-        items = layout.find(Path(root), split, labelled=True)
+    def __init__(
+        self, layout: Layout, root: Path | str, split: str | None = None, rules: FileRules | None = None
+    ) -> None:
+        intake = Intake(rules)
+        items = layout.find(Path(root), split, labelled=True, intake=intake)
         labels = {item.name: item.label for item in items if item.label is not None}
-        super().__init__({item.name: item.image for item in items}, labels)
+        super().__init__({item.name: item.image for item in items}, labels, intake)
         self.layout, self.root, self.split = layout, Path(root), split
         self.space: LabelSpace = layout.space
         self._resized: dict[int, str] = {}
@@ -217,7 +248,8 @@ class LayoutLabelled(LabelFiles):
     def label(self, index: int) -> UInt8[Tensor, "h w"]:
         """Ids of `space`, or 255, at the image's size. DataError: unreadable, an unknown id, or another size."""
         path, image = self.label_paths[index], self.image_paths[index]
-        label, size = self.layout.read(path), image_size(image)
+        limit = self.rules.max_pixels
+        label, size = self.layout.read(path, limit), image_size(image, limit)
         found = (label.shape[0], label.shape[1])
         if found == size:
             return label
@@ -230,9 +262,7 @@ class LayoutLabelled(LabelFiles):
         return _nearest(label, size)
 
 
-def id_reader(
-    meaning: Mapping[int, int], expected: str, raw: Callable[[Path], Integer[Tensor, "h w"]] = read_label
-) -> Read:
+def id_reader(meaning: Mapping[int, int], expected: str, raw: ReadRaw = read_label) -> Read:
     """A reader of label files: `meaning` takes each id the data set knows to an id of its space, or to 255.
 
     255 in a file stays 255. Any other id is a DataError that names it; `expected` says in words which ids there are.
@@ -242,8 +272,8 @@ def id_reader(
     for file_id, space_id in meaning.items():
         table[file_id] = space_id
 
-    def read(path: Path) -> UInt8[Tensor, "h w"]:
-        ids = raw(path).numpy()
+    def read(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
+        ids = raw(path, max_pixels).numpy()
         label = table[ids]
         foreign = np.unique(ids[label < 0])
         if foreign.size:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segshift.data.dataset import LabelledDataset
 from segshift.data.folder import Folder, classes_file, locate
+from segshift.data.intake import FileRules
 from segshift.data.layout import LayoutLabelled
 from segshift.data.layouts import FOLDER, LAYOUTS
 from segshift.data.protocols import Renumbered
@@ -14,16 +15,18 @@ from segshift.errors import DataError
 from segshift.taxonomy import LabelSpace, read_classes, subset_space
 
 
-def for_model(space: LabelSpace, data: str, layout: str, path: str, split: str | None) -> LabelledDataset:
+def for_model(
+    space: LabelSpace, data: str, layout: str, path: str, split: str | None, rules: FileRules | None = None
+) -> LabelledDataset:
     """Labelled images under a model's label space, the classes it does not have ignored; `data` is for messages."""
     if layout != FOLDER:
-        dataset = LayoutLabelled(LAYOUTS[layout], path, split)
+        dataset = LayoutLabelled(LAYOUTS[layout], path, split, rules)
     else:
         root = Path(path)
         refuse_lookalikes(root, split)
         named = classes_file(locate(root, split))
         own = space if named is None else read_classes(named)[0]
-        dataset = Folder(root, split, own if own.classes != space.classes else space)
+        dataset = Folder(root, split, own if own.classes != space.classes else space, rules)
     return narrowed(dataset, space, data)
 
 

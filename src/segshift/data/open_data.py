@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled
+from segshift.data.data_config import MINICITY, OWN, DataConfig
+from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled, listed
+from segshift.data.files import is_folder
 from segshift.data.folder import Folder, ImageFolder, classes_file, locate, splits_of
+from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import LayoutImages, LayoutLabelled
 from segshift.data.layouts import FOLDER, LAYOUTS, parse
 from segshift.data.minicity import MiniCity
@@ -24,127 +27,11 @@ from segshift.data.protocols import (
 from segshift.data.recognise import has_labels, refuse_lookalikes
 from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError
-from segshift.taxonomy import CITYSCAPES, MERGES, LabelSpace, read_classes, subset_space
+from segshift.taxonomy import CITYSCAPES, LabelSpace, read_classes, subset_space
 
-MINICITY = "minicity"
-OWN = "own"
-
-
-@dataclass(frozen=True)
-class MiniCityOptions:
-    """The embedded street: how much of it is drawn."""
-
-    train: int = 240
-    """Training images a domain."""
-    test: int = 100
-    size: tuple[int, int] = (96, 192)
-    seed: int = 0
-    """Which city; apart from the run's seed, so that runs are compared on the same images."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the images are, and which of them are trained on and scored: the protocol of an experiment."""
-
-    source: str | None = MINICITY
-    """A folder in the layout named below, or the embedded "minicity". None: there is no source, a trained model is
-    adapted from target images alone (source-free adaptation)."""
-    target: str = MINICITY
-    source_layout: str = FOLDER
-    """folder (images/, labels/ and classes.yaml), or a public data set of `segshift.data.layouts`."""
-    target_layout: str = FOLDER
-    source_split: str | None = "train"
-    """Split of the source. Of a data set without splits, train is all of it; None: the folder holds images/ itself."""
-    target_split: str | None = "train"
-    """The target images adapted to; their labels are not read."""
-    test_split: str | None = None
-    """The labelled target images scored. None: the usual ones (docs/data.md), of a folder those of test or val."""
-    short_side: int | None = None
-    """Working size: images are resized until their shorter side has so many pixels. None: their own size."""
-    minicity: MiniCityOptions = field(default_factory=MiniCityOptions)
-    classes: str | None = None
-    """A subset of the source's classes, such as synthia16: trained and scored with these, all others ignored."""
-    score_as: str = OWN
-    """Merge predictions and truth into these classes before scoring (nthu13); own: the model's classes."""
-    folds: int = 0
-    """Cross-validation: of the images of target_split, one fold is scored and the others are adapted to. 0: none."""
-    fold: int = 0
-    """The fold that is scored: its images are fold, fold + folds, fold + 2 folds, ... in name order, from 0."""
-    transductive: bool = False
-    """Score the very images that are adapted to, with labels read for scoring alone (CBST paper, Tables 2-4)."""
-    labelled_share: float | None = None
-    """Semi-supervised: this share of the source's images is the labelled source, the others are the unlabelled target
-    (IAST paper, Table 8: 1/8, 1/4, 1/2); `target` is not looked at, the source's own test split is scored."""
-    labelled_seed: int = 0
-    """Which images are labelled. Those of a smaller share of the same seed are among those of a larger one."""
-    translated: str | None = None
-    """A folder of translated source images, by the names of the source's, which are trained on with the source's labels
-    (category-adaptive paper, §3.2: GTA5 by CycleGAN). None: the source's own images."""
-
-    def __post_init__(self) -> None:
-        if self.short_side is not None and self.short_side < 16:
-            raise ConfigError(f"short_side = {self.short_side}; expected at least 16 pixels, or None for the own size")
-        for name in ("source_layout", "target_layout"):
-            if getattr(self, name) not in (FOLDER, *LAYOUTS):
-                raise ConfigError(f"{name} = {getattr(self, name)!r}; expected one of {', '.join((FOLDER, *LAYOUTS))}")
-        if self.score_as not in (OWN, *MERGES):
-            raise ConfigError(f"score_as = {self.score_as!r}; expected one of {', '.join((OWN, *MERGES))}")
-        if self.folds < 0 or self.folds == 1:
-            raise ConfigError(f"folds = {self.folds}; expected at least 2 (the CBST paper: 10 on NTHU), or 0")
-        if not 0 <= self.fold < max(self.folds, 1):
-            allowed = f"0 to {self.folds - 1}" if self.folds else "0 where folds is 0: set folds too"
-            raise ConfigError(f"fold = {self.fold}, folds = {self.folds}; expected a fold of {allowed}")
-        if self.translated is not None and self.source is None:
-            raise ConfigError(
-                f"translated = {self.translated!r}, source = None: translated images are trained on with the labels of "
-                "a source, and there is none; leave translated out"
-            )
-        self._check_share()
-        self._refuse_two_protocols()
-
-    def _check_share(self) -> None:
-        if self.labelled_share is None:
-            if self.labelled_seed != 0:
-                raise ConfigError(
-                    f"labelled_seed = {self.labelled_seed}, labelled_share = None: no share is drawn; set "
-                    "labelled_share too, such as 0.125"
-                )
-            return
-        if not 0 < self.labelled_share < 1 or self.labelled_seed < 0:
-            raise ConfigError(
-                f"labelled_share = {self.labelled_share}, labelled_seed = {self.labelled_seed}; expected a share "
-                "above 0 and below 1 (the IAST paper: 0.125, 0.25, 0.5), or None, and a seed of at least 0"
-            )
-        other = {
-            f"folds = {self.folds}: set folds to 0": bool(self.folds),
-            "transductive = True: set it to False": self.transductive,
-            "source = None: name the data set that is divided": self.source is None,
-        }
-        for found, forbidden in other.items():
-            if forbidden:
-                raise ConfigError(
-                    f"labelled_share = {self.labelled_share} divides the source into a labelled and an unlabelled "
-                    f"part, and its own test split is scored, which excludes {found}; or set labelled_share to None"
-                )
-
-    def _refuse_two_protocols(self) -> None:
-        if self.folds and self.transductive:
-            raise ConfigError(
-                f"folds = {self.folds} and transductive = True: the first scores images that were held out, the second "
-                "those adapted to; expected one of the two"
-            )
-        if self.test_split is not None and self.folds:
-            raise ConfigError(
-                f"test_split = {self.test_split!r} and folds = {self.folds}: a fold of target_split is scored; leave "
-                "test_split out, or set folds to 0"
-            )
-        if self.transductive and self.test_split not in (None, self.target_split):
-            raise ConfigError(
-                f"test_split = {self.test_split!r} and transductive = True: the images of target_split "
-                f"({self.target_split}) are scored; leave test_split out, or set transductive to False"
-            )
-
-
+Without = Mapping[str, Mapping[str, str]]
+"""By role (source, target, test): images to go without, whatever the files say: name -> why, beginning with the file.
+They are those that were found unusable when they were read."""
 Domain = Literal["source", "target"]
 
 
@@ -169,13 +56,18 @@ def place_of(config: DataConfig, domain: Domain) -> Place:
     return Place("source", config.source, config.source_layout, config.source_split)
 
 
-def open_source(config: DataConfig) -> LabelledDataset:
+def rules_of(config: DataConfig, role: str, without: Without | None = None) -> FileRules:
+    """How the files of a data set (source, target or test) are read."""
+    return FileRules(config.max_pixels, config.on_bad_file, (without or {}).get(role, {}))
+
+
+def open_source(config: DataConfig, without: Without | None = None) -> LabelledDataset:
     """The labelled source, or its labels on translated images; semi-supervised, the labelled share of it.
 
     ConfigError where the config has none, or one that cannot be translated.
     """
     place = place_of(config, "source")
-    dataset = _labelled(config, place, place.split, None)
+    dataset = _labelled(config, place, place.split, None, rules_of(config, "source", without))
     if config.translated is not None:
         if not isinstance(dataset, (Folder, LayoutLabelled)):
             raise ConfigError(
@@ -184,26 +76,26 @@ def open_source(config: DataConfig) -> LabelledDataset:
             )
         dataset = Translated(dataset, config.translated)
     if config.labelled_share is not None:
-        dataset = SomeLabelled(dataset, _share(config, dataset)[0])
+        dataset = SomeLabelled.named(dataset, _share(config, dataset)[0])
     return dataset if config.classes is None else Renumbered(dataset, *subset_space(dataset.space, config.classes))
 
 
-def open_target(config: DataConfig) -> Unlabelled:
+def open_target(config: DataConfig, without: Without | None = None) -> Unlabelled:
     """The target's training images; labels cannot be reached from it."""
-    images = _images(config)
+    images = _images(config, rules_of(config, "target", without))
     adapted = _adapted(config, images)
-    return Unlabelled(images if adapted is None else SomeImages(images, adapted))
+    return Unlabelled(images if adapted is None else SomeImages.named(images, adapted))
 
 
-def open_oracle(config: DataConfig, space: LabelSpace) -> OracleTarget:
+def open_oracle(config: DataConfig, space: LabelSpace, without: Without | None = None) -> OracleTarget:
     """The target's training images with their labels: for the oracle alone. `space` is the model's."""
     _require_classes_of_model(config, space)
-    images = _target(config, place_of(config, "target").split, space)
+    images = _target(config, place_of(config, "target").split, space, "target", without)
     adapted = _adapted(config, images)
-    return OracleTarget(images if adapted is None else SomeLabelled(images, adapted))
+    return OracleTarget(images if adapted is None else SomeLabelled.named(images, adapted))
 
 
-def open_test(config: DataConfig, space: LabelSpace) -> LabelledDataset | None:
+def open_test(config: DataConfig, space: LabelSpace, without: Without | None = None) -> LabelledDataset | None:
     """The labelled target images that are scored; None where there are none. `space` is the model's.
 
     Semi-supervised, they are those of the source. A `ScoredAs` where classes are merged before scoring. DataError
@@ -211,14 +103,14 @@ def open_test(config: DataConfig, space: LabelSpace) -> LabelledDataset | None:
     """
     _require_classes_of_model(config, space)
     if config.transductive or config.folds:
-        test = _target(config, config.target_split, space)
-        test = SomeLabelled(test, _fold(config, test)[1]) if config.folds else test
+        test = _target(config, config.target_split, space, "test", without)
+        test = SomeLabelled.named(test, _fold(config, test)[1]) if config.folds else test
     else:
         split = config.test_split or usual_test_split(config)
         if split is None:
             return None
         _refuse_shared_images(config, split)
-        test = _target(config, split, space)
+        test = _target(config, split, space, "test", without)
     return test if config.score_as == OWN else ScoredAs(test, merge_of(test.space, config.score_as))
 
 
@@ -242,7 +134,9 @@ def declared_space(config: DataConfig) -> LabelSpace | None:
     return space if config.classes is None else subset_space(space, config.classes)[0]
 
 
-def open_for(space: LabelSpace, data: str, split: str | None, score_as: str = OWN) -> LabelledDataset:
+def open_for(
+    space: LabelSpace, data: str, split: str | None, score_as: str = OWN, rules: FileRules | None = None
+) -> LabelledDataset:
     """Labelled images for a trained model of `space`, which are no part of a run: `data` is LAYOUT:PATH or a folder.
 
     Where the model's classes are a named subset of the data's, labels of the others are ignored. DataError where they
@@ -250,7 +144,7 @@ def open_for(space: LabelSpace, data: str, split: str | None, score_as: str = OW
     """
     name, path = parse(data)
     split = split or (None if name == FOLDER else LAYOUTS[name].test_split)
-    dataset = for_model(space, data, name, path, split)
+    dataset = for_model(space, data, name, path, split, rules)
     return dataset if score_as == OWN else ScoredAs(dataset, merge_of(space, score_as))
 
 
@@ -265,46 +159,50 @@ def usual_test_split(config: DataConfig) -> str | None:
         split = layout.test_split
         there = split is not None and split in layout.splits_in(root) and has_labels(layout, root, split)
         return split if there else None
-    found = [name for name in ("test", "val") if root.is_dir() and name in splits_of(root)]
-    return next((name for name in found if (root / name / "labels").is_dir()), None)
+    found = [name for name in ("test", "val") if is_folder(root) and name in splits_of(root)]
+    return next((name for name in found if is_folder(root / name / "labels")), None)
 
 
-def _labelled(config: DataConfig, place: Place, split: str | None, space: LabelSpace | None) -> LabelledDataset:
+def _labelled(
+    config: DataConfig, place: Place, split: str | None, space: LabelSpace | None, rules: FileRules
+) -> LabelledDataset:
     """Images and labels of a split; `space` is what a target's classes must be, or are where it names none."""
     if place.path == MINICITY:
         return _minicity(config, place.domain, split)
     if place.layout == FOLDER:
         refuse_lookalikes(Path(place.path), split)
-        return Folder(place.path, split, space)
-    dataset = LayoutLabelled(LAYOUTS[place.layout], place.path, split)
+        return Folder(place.path, split, space, rules)
+    dataset = LayoutLabelled(LAYOUTS[place.layout], place.path, split, rules)
     if space is not None and space.classes != dataset.space.classes:
         what = f"target {place.layout}:{place.path}: {dataset.layout.title}"
         raise other_classes(what, dataset.space, "the source", space)
     return dataset
 
 
-def _images(config: DataConfig) -> ImageDataset:
+def _images(config: DataConfig, rules: FileRules) -> ImageDataset:
     """The images of which the target's are, whose labels are not even looked for."""
     place = place_of(config, "target")
     if place.path == MINICITY:
         return _minicity(config, place.domain, place.split)
     if place.layout == FOLDER:
         refuse_lookalikes(Path(place.path), place.split)
-        return ImageFolder(place.path, place.split)
-    return LayoutImages(LAYOUTS[place.layout], place.path, place.split)
+        return ImageFolder(place.path, place.split, rules)
+    return LayoutImages(LAYOUTS[place.layout], place.path, place.split, rules)
 
 
-def _target(config: DataConfig, split: str | None, space: LabelSpace) -> LabelledDataset:
+def _target(
+    config: DataConfig, split: str | None, space: LabelSpace, role: str, without: Without | None
+) -> LabelledDataset:
     """Labelled images of the target under the model's label space."""
-    place = place_of(config, "target")
+    place, rules = place_of(config, "target"), rules_of(config, role, without)
     if config.source is None:
-        return _target_of_model(config, place, split, space)
+        return _target_of_model(config, place, split, space, rules)
     if config.classes is None:
-        return _labelled(config, place, split, space)
+        return _labelled(config, place, split, space, rules)
     # A target that names no classes takes the source's ids as they stand in its files, before any are left out.
     source = place_of(config, "source")
-    full = _labelled(config, source, source.split, None).space
-    return Renumbered(_labelled(config, place, split, full), *subset_space(full, config.classes))
+    full = _labelled(config, source, source.split, None, rules_of(config, "source", without)).space
+    return Renumbered(_labelled(config, place, split, full, rules), *subset_space(full, config.classes))
 
 
 def _require_classes_of_model(config: DataConfig, space: LabelSpace) -> None:
@@ -320,11 +218,13 @@ def _require_classes_of_model(config: DataConfig, space: LabelSpace) -> None:
         )
 
 
-def _target_of_model(config: DataConfig, place: Place, split: str | None, space: LabelSpace) -> LabelledDataset:
+def _target_of_model(
+    config: DataConfig, place: Place, split: str | None, space: LabelSpace, rules: FileRules
+) -> LabelledDataset:
     """Labelled images of the target where no source says what its ids mean: the model's classes do."""
     if place.path == MINICITY:
         return narrowed(_minicity(config, place.domain, split), space, f"target {MINICITY}")
-    return for_model(space, f"target {place.layout}:{place.path}", place.layout, place.path, split)
+    return for_model(space, f"target {place.layout}:{place.path}", place.layout, place.path, split, rules)
 
 
 def _minicity(config: DataConfig, domain: Domain, split: str | None) -> MiniCity:
@@ -333,34 +233,44 @@ def _minicity(config: DataConfig, domain: Domain, split: str | None) -> MiniCity
     return MiniCity(domain, split, count, options.size, options.seed)  # pyright: ignore[reportArgumentType]
 
 
-def _adapted(config: DataConfig, images: ImageDataset) -> list[int] | None:
-    """Indices of the images that are adapted to; None: all of them."""
+# Parts are drawn from all images that are listed, so that one that is left out moves no other into another part.
+
+
+def _adapted(config: DataConfig, images: ImageDataset) -> list[str] | None:
+    """Names of the images that are adapted to; None: all of them."""
     if config.folds:
         return _fold(config, images)[0]
     return None if config.labelled_share is None else _share(config, images)[1]
 
 
-def _fold(config: DataConfig, images: ImageDataset) -> tuple[list[int], list[int]]:
-    """Indices of the images adapted to, and of those scored."""
-    count = len(images.names)
+def _fold(config: DataConfig, images: ImageDataset) -> tuple[list[str], list[str]]:
+    """Names of the images adapted to, and of those scored."""
+    names = listed(images)
+    count = len(names)
     if count < config.folds:
         raise DataError(
             f"target {images!r}: holds {count} images for folds = {config.folds}; expected at least one a fold. Use "
             "fewer folds, or another target_split"
         )
-    return fold_indices(count, config.folds, config.fold)
+    return _named(names, fold_indices(count, config.folds, config.fold))
 
 
-def _share(config: DataConfig, images: ImageDataset) -> tuple[list[int], list[int]]:
-    """Indices of the labelled images, and of the others."""
+def _share(config: DataConfig, images: ImageDataset) -> tuple[list[str], list[str]]:
+    """Names of the labelled images, and of the others."""
     assert config.labelled_share is not None
-    count = len(images.names)
+    names = listed(images)
+    count = len(names)
     if count < 2:
         raise DataError(
             f"source {images!r}: holds {count} images for labelled_share = {config.labelled_share}; expected at least "
             "2, one labelled and one not. Use another source_split"
         )
-    return labelled_indices(count, config.labelled_share, config.labelled_seed)
+    return _named(names, labelled_indices(count, config.labelled_share, config.labelled_seed))
+
+
+def _named(names: Sequence[str], parts: tuple[list[int], list[int]]) -> tuple[list[str], list[str]]:
+    first, second = parts
+    return [names[i] for i in first], [names[i] for i in second]
 
 
 def _refuse_shared_images(config: DataConfig, split: str) -> None:
@@ -378,8 +288,12 @@ def _refuse_shared_images(config: DataConfig, split: str) -> None:
     if place.path == MINICITY or place.layout == FOLDER:
         return
     layout, root = LAYOUTS[place.layout], Path(place.path)
-    adapted = {item.image for item in layout.find(root, place.split, labelled=False)}
-    shared = [item.image for item in layout.find(root, split, labelled=False) if item.image in adapted]
+
+    def images(of: str | None) -> list[Path]:
+        return [item.image for item in layout.find(root, of, labelled=False, intake=Intake(rules_of(config, "")))]
+
+    adapted = set(images(place.split))
+    shared = [image for image in images(split) if image in adapted]
     if shared:
         raise DataError(
             f"test_split {split!r} and {role} {place.split!r} share {len(shared)} images, such as {shared[0]}: {cure}"

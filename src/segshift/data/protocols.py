@@ -6,15 +6,16 @@ Each wraps a data set and changes one thing about it; what it wraps is read as b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from segshift.data.dataset import ImageDataset, LabelledDataset
+from segshift.data.dataset import ImageDataset, LabelledDataset, image_paths, label_paths, left_out, listed
+from segshift.data.intake import nothing_left
 from segshift.data.sampling import Stream, generator
 from segshift.errors import ConfigError
 from segshift.taxonomy import CITYSCAPES, MERGES, LabelSpace, Merge, id_table
@@ -48,6 +49,20 @@ class SomeImages:
     def __init__(self, dataset: ImageDataset, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, tuple(indices)
         self.names: tuple[str, ...] = tuple(dataset.names[i] for i in indices)
+        paths = image_paths(dataset)
+        self.image_paths = None if paths is None else tuple(paths[i] for i in self._indices)
+        self.left_out: dict[str, str] = {}
+        """Of the images that were asked for, those that the data set goes without: name -> why."""
+
+    @classmethod
+    def named(cls, dataset: Any, names: Collection[str]) -> Self:
+        """The images of these names, but for those the data set goes without. DataError where none remains."""
+        wanted = set(names)
+        part = cls(dataset, [i for i, name in enumerate(dataset.names) if name in wanted])
+        part.left_out = {name: why for name, why in left_out(dataset).items() if name in wanted}
+        if not part.names:
+            raise nothing_left(part.left_out, f"{dataset!r}, a part of it: all")
+        return part
 
     def __repr__(self) -> str:
         return f"{len(self.names)} of the images of {self._dataset!r}"
@@ -68,6 +83,8 @@ class SomeLabelled(SomeImages):
         super().__init__(dataset, indices)
         self.space: LabelSpace = dataset.space
         self._labels = dataset.label
+        paths = label_paths(dataset)
+        self.label_paths = None if paths is None else tuple(paths[i] for i in self._indices)
 
     @property
     def notes(self) -> list[str]:
@@ -84,6 +101,8 @@ class Renumbered:
     def __init__(self, dataset: LabelledDataset, space: LabelSpace, table: np.ndarray) -> None:
         self._dataset, self._table = dataset, table
         self.space, self.names, self.image = space, dataset.names, dataset.image
+        self.image_paths, self.label_paths = image_paths(dataset), label_paths(dataset)
+        self.left_out, self.listed = left_out(dataset), listed(dataset)
 
     def __repr__(self) -> str:
         return f"{self._dataset!r}, {len(self.space)} classes of {self.space.name}"
@@ -111,6 +130,8 @@ class ScoredAs:
         self.dataset, self.classes = dataset, classes
         self.space, self.names, self.image, self.label = dataset.space, dataset.names, dataset.image, dataset.label
         self.fingerprint = dataset.fingerprint
+        self.image_paths, self.label_paths = image_paths(dataset), label_paths(dataset)
+        self.left_out = left_out(dataset)
 
     def __repr__(self) -> str:
         return f"{self.dataset!r}, scored as {self.classes.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segshift.data.files import is_folder
 from segshift.data.layout import Layout
 from segshift.data.layouts import LAYOUTS
 from segshift.errors import DataError
@@ -12,7 +13,7 @@ from segshift.errors import DataError
 def has_labels(layout: Layout, root: Path, split: str | None) -> bool:
     """Whether a folder of labels stands where the layout has those of a split, which is named as in `Layout.find`."""
     parts = [of for key, of in layout.parts.items() if key == "" or key.casefold() == (split or "").casefold()]
-    return any((root / place.folder).is_dir() for of_split in parts for part in of_split for place in part.labels)
+    return any(is_folder(root / place.folder) for of_split in parts for part in of_split for place in part.labels)
 
 
 def lookalikes(root: Path) -> list[str]:
@@ -28,7 +29,7 @@ def lookalikes(root: Path) -> list[str]:
 
 def refuse_lookalikes(root: Path, split: str | None) -> None:
     """DataError with the name it wants where a public data set in its own layout is named as a plain folder."""
-    known = [] if (root / (split or "") / "images").is_dir() else lookalikes(root)
+    known = [] if is_folder(root / (split or "") / "images") else lookalikes(root)
     if known:
         raise DataError(
             f"{root}: holds no {'' if split is None else f'{split}/'}images/; expected that of a folder of one's own. "

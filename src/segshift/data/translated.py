@@ -14,8 +14,9 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from segshift.data.files import IMAGE_SUFFIXES, image_size, list_files
+from segshift.data.files import IMAGE_SUFFIXES, image_size, is_folder, list_files
 from segshift.data.folder import Folder, ImageFiles
+from segshift.data.intake import Intake
 from segshift.data.layout import LayoutLabelled
 from segshift.data.protocols import notes_of
 from segshift.data.transforms import resize_label
@@ -30,23 +31,31 @@ _SHOWN = 3
 class Translated:
     """A labelled source seen through translated images: a `LabelledDataset` of the source's names, classes and labels.
 
-    `folder`: the translated images, or a folder whose `images/` holds them. Raises DataError where it is none, where a
-    source image has no translated one, or where it has several.
+    `folder`: the translated images, or a folder whose `images/` holds them. Raises DataError where it is none; where a
+    source image has no translated one, or several, unless the source's rules say to go without it.
     """
 
     def __init__(self, source: Folder | LayoutLabelled, folder: Path | str) -> None:
         root = Path(folder)
-        if not root.is_dir():
+        if not is_folder(root):
             state = "is no folder" if root.exists() else "does not exist"
             raise DataError(f"{root}: {state}; expected a folder of translated source images")
-        self.folder = root / "images" if (root / "images").is_dir() else root
+        self.folder = root / "images" if is_folder(root / "images") else root
         files = list_files(self.folder, IMAGE_SUFFIXES)
         stems = [path.stem for path in source.image_paths]
-        self._source, self._images = source, ImageFiles(match(source.names, stems, files, self.folder))
-        used = set(self._images.image_paths)
+        intake = Intake(source.rules)
+        intake.sees(source.names)
+        found = intake.taken(match(source.names, stems, files, self.folder, intake))
+        self._source, self._images = source, ImageFiles(found, intake)
+        self._at = [i for i, name in enumerate(source.names) if name in found]
+        used = set(found.values())
         self._extra = [path for paths in files.values() for path in paths if path not in used]
         self._resized: dict[int, str] = {}
         self.names: tuple[str, ...] = self._images.names
+        self.image_paths = self._images.image_paths
+        self.label_paths = tuple(source.label_paths[i] for i in self._at)
+        self.listed = source.listed
+        self.left_out = dict(sorted((source.left_out | intake.left_out).items()))
         self.space: LabelSpace = source.space
 
     def __repr__(self) -> str:
@@ -72,8 +81,8 @@ class Translated:
 
         DataError as of the source; and where the aspects differ, as the label would then not lie on the image.
         """
-        label, path = self._source.label(index), self._images.image_paths[index]
-        height, width = image_size(path)
+        label, path = self._source.label(self._at[index]), self.image_paths[index]
+        height, width = image_size(path, self._source.rules.max_pixels)
         found = (label.shape[0], label.shape[1])
         if found == (height, width):
             return label
@@ -92,13 +101,21 @@ class Translated:
         return hashlib.sha256(repr(both).encode()).hexdigest()[:16]
 
 
-def match(names: Sequence[str], stems: Sequence[str], files: Mapping[str, list[Path]], folder: Path) -> dict[str, Path]:
+def match(
+    names: Sequence[str],
+    stems: Sequence[str],
+    files: Mapping[str, list[Path]],
+    folder: Path,
+    intake: Intake | None = None,
+) -> dict[str, Path]:
     """The translated image of each source image: name -> path, in the order of `names`.
 
     `stems`: what the source images' files are called (a public data set's names may be shorter); `files`: name below
     `folder` -> paths. A file has the image's name, sub-folders included; or, anywhere in the folder, its last part,
-    where no other source image shares that. DataError where an image has none, or several.
+    where no other source image shares that. DataError where an image has none, or several, unless `intake` leaves it
+    out.
     """
+    intake = intake or Intake()
     flat: dict[str, list[Path]] = {}
     for name, paths in files.items():
         flat.setdefault(_last(name), []).extend(paths)
@@ -110,16 +127,20 @@ def match(names: Sequence[str], stems: Sequence[str], files: Mapping[str, list[P
         last = dict.fromkeys(word for word in (_last(name), stem) if alone[word] == 1)
         paths = [p for word in whole for p in files.get(word, ())] or [p for word in last for p in flat.get(word, ())]
         if len(paths) > 1:
-            raise DataError(
+            several = (
                 f"{folder}: {', '.join(str(path.relative_to(folder)) for path in paths)} may each be the translated "
                 f"image of {name}; expected one file of that name. Delete or rename the rest"
             )
-        if paths:
+            intake.refuse(name, several)
+        elif paths:
             found[name] = paths[0]
         else:
             missing.append(name)
-    if missing:
+    # Where nothing fits, the folder is another one: no fault of its files.
+    if missing and not (intake.rules.skips and found):
         raise _missing(missing, len(names), len(found), folder)
+    for name in missing:
+        intake.refuse(name, f"{folder}: holds no translated image of {name}")
     return found
 
 

@@ -79,6 +79,11 @@ class DeepLabV2:
                 "give the path of a converted Caffe model"
             )
 
+    @property
+    def minimum_size(self) -> int:
+        """Shortest side of an image, in pixels, that the network takes."""
+        return self.output_stride + 1
+
     def build(self, num_classes: int) -> Segmenter:
         """A network in channels_last format. Raises ConfigError where backbone or weights cannot be had."""
         model = _DeepLabV2(self, num_classes)
@@ -122,6 +127,11 @@ class DeepLabV3Plus:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
 
+    @property
+    def minimum_size(self) -> int:
+        """Shortest side of an image, in pixels, that the network takes."""
+        return self.output_stride + 1
+
     def build(self, num_classes: int) -> Segmenter:
         """A network in channels_last format. Raises ConfigError where backbone or weights cannot be had."""
         return _channels_last(_DeepLabV3Plus(self, num_classes))
@@ -158,7 +168,7 @@ class _DeepLabV2(Segmenter):
             num_classes,
             config.output_stride,
             align_corners=config.align_corners,
-            minimum_size=config.output_stride + 1,
+            minimum_size=config.minimum_size,
             mean=mean,
             std=std,
         )
@@ -206,7 +216,7 @@ class _DeepLabV3Plus(Segmenter):
             num_classes,
             LOW_LEVEL_STRIDE if config.decoder else config.output_stride,
             align_corners=config.align_corners,
-            minimum_size=config.output_stride + 1,
+            minimum_size=config.minimum_size,
             mean=mean,
             std=std,
         )

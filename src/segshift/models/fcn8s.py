@@ -58,6 +58,11 @@ class FCN8s:
             raise ConfigError(f"width is {self.width}; expected a factor above 0")
         check_normalisation(self.mean, self.std)
 
+    @property
+    def minimum_size(self) -> int:
+        """Shortest side of an image, in pixels, that the network takes."""
+        return 1
+
     def build(self, num_classes: int) -> Segmenter:
         """Raises ConfigError where the weights cannot be had or do not fit."""
         model = _FCN8s(self, num_classes)
@@ -82,7 +87,11 @@ def _load(model: _FCN8s, config: FCN8s) -> None:
 class _FCN8s(Segmenter):
     def __init__(self, config: FCN8s, num_classes: int) -> None:
         super().__init__(
-            num_classes, STRIDE, mean=config.mean or IMAGENET_MEAN, std=config.std or IMAGENET_STD, minimum_size=1
+            num_classes,
+            STRIDE,
+            mean=config.mean or IMAGENET_MEAN,
+            std=config.std or IMAGENET_STD,
+            minimum_size=config.minimum_size,
         )
         self.encoder = _VGG16(config.width, config.dropout)
         _, _, pool3, pool4, _, fc7 = self.encoder.channels

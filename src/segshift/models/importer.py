@@ -11,6 +11,8 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,12 @@ CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt")
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 """Keys under which training scripts put a model's tensors beside their optimiser's."""
+_DEEPEST = 16
+"""Dicts in dicts that are looked into."""
+_NUMBERS = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)  # fmt: skip
 _WRAPPERS = ("module", "model", "net", "network", "backbone", "body", "encoder", "Scale")
 """Prefixes that say what a tensor is part of, and nothing of its layer, where all names have them."""
 
@@ -62,8 +70,11 @@ def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
             f"weights is {str(path)!r}, which is no file; expected 'none', 'pretrained' or a checkpoint "
             "(.safetensors, .pth or .params)"
         )
-    with path.open("rb") as file:
-        start = file.read(8)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ConfigError(f"weights {path} cannot be read ({error.strerror}); expected a checkpoint") from error
     if start[:2] == b"PK" or path.suffix in _TORCH_SUFFIXES:
         content = _read_torch(path)
     elif mxnet_file.is_mxnet(start):
@@ -76,34 +87,49 @@ def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
                 f"weights {path} cannot be read as safetensors ({error}); is it whole? "
                 "A file of torch.save must be named .pth"
             ) from error
-    tensors = dict(_flatten(_unwrap(content)))
+    tensors = _once(list(_flatten(_unwrap(content))), path)
     if not tensors:
         raise ConfigError(f"weights {path} holds no tensors; expected a model's state_dict")
-    return _without_prefix(tensors)
+    return _without_prefix(_plain(tensors, path), path)
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"Unsupported (?:global|class)\S* (?:GLOBAL )?(\S+)", str(error))
-        if needed:
+        if zipfile.is_zipfile(path):
+            _refuse_compression(path)
+        with warnings.catch_warnings():
+            # torch has things to say of kinds of tensors that are refused here anyway.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    # Bytes that are no pickle end in whatever the unpickler's stack happens to hold: KeyError, TypeError, ...
+    except Exception as error:
+        needed = re.search(r"(?:Unsupported (?:global|class)\S*|unsupported GLOBAL) (?:GLOBAL )?(\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and needed:
             raise ConfigError(
                 f"weights {path} holds more than tensors: {needed[1]} would have to be unpickled, which could run any "
                 "code. Where the file comes from, load it and save its model.state_dict() alone, best as safetensors"
             ) from error
-        raise _unreadable(path, error) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise _unreadable(path, error) from error
+        # torch's advice on what cannot be unpickled is to let it run code, which must not be passed on.
+        telling = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+        text = " ".join(str(error).split()).partition(". ")[0] if telling else "it is none, or cut short"
+        raise ConfigError(
+            f"weights {path} cannot be read as a PyTorch checkpoint ({text:.160}); is it whole?"
+        ) from error
 
 
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    text = " ".join(str(error).split())
-    return ConfigError(f"weights {path} cannot be read as a PyTorch checkpoint ({text:.160}); is it whole?")
+def _refuse_compression(path: Path) -> None:
+    """torch.save stores its numbers as they are: a file of few bytes must not unpack to gigabytes."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ConfigError(f"weights {path} is a compressed archive; expected a file of torch.save, or safetensors")
 
 
 def _unwrap(content: Any) -> Any:
-    while isinstance(content, Mapping):
+    seen: set[int] = set()
+    while isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
         inner = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -111,16 +137,43 @@ def _unwrap(content: Any) -> Any:
     return content
 
 
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for name, value in content.items() if isinstance(content, Mapping) else ():
+def _flatten(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    # A dict may hold itself.
+    for name, value in content.items() if isinstance(content, Mapping) and depth < _DEEPEST else ():
         if isinstance(value, Tensor) and isinstance(name, str):
             yield prefix + name, value
         elif isinstance(value, Mapping) and not str(name).startswith("optim"):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.", depth + 1)
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+def _once(named: list[tuple[str, Tensor]], path: Path) -> dict[str, Tensor]:
+    tensors = dict(named)
+    if len(tensors) < len(named):
+        twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
+        raise ConfigError(f"weights {path} holds two tensors of one name: {some(twice)}; expected each once")
+    return tensors
+
+
+def _plain(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors as they are. ConfigError names one that is no array of finite numbers."""
+    for name, tensor in tensors.items():
+        found = None
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _NUMBERS:
+            kind = f"{tensor.dtype}".removeprefix("torch.")
+            found = f"{kind}, {tensor.layout}, {tensor.device}".replace("torch.", "")
+        elif tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            found = f"of shape {tuple(tensor.shape)}, which is more than the file holds"
+        elif tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            found = f"not finite in {int((~tensor.isfinite()).sum())} of {tensor.numel()} places (NaN, infinity)"
+        if found:
+            raise ConfigError(
+                f"weights {path}: tensor {name} is {found}; expected plain finite numbers. Save it without"
+            )
+    return tensors
+
+
+def _without_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    tensors = _once([(name.removeprefix("module."), tensor) for name, tensor in tensors.items()], path)
     while (wrapper := next(iter(tensors)).partition(".")[0]) in _WRAPPERS:
         if not all(name.startswith(f"{wrapper}.") for name in tensors):
             break

@@ -31,13 +31,15 @@ def is_mxnet(start: bytes) -> bool:
 
 def read(path: Path) -> dict[str, Tensor]:
     """Name -> tensor. Raises ConfigError where the file is cut short or has arrays of another kind (sparse)."""
-    cursor = _Cursor(path.read_bytes())
     try:
+        cursor = _Cursor(path.read_bytes())
         cursor.take("<QQ")
         arrays = [_array(cursor) for _ in range(cursor.take("<Q")[0])]
         names = [cursor.bytes(cursor.take("<Q")[0]).decode() for _ in range(cursor.take("<Q")[0])]
+        if len(set(names)) < len(names):
+            raise ValueError("it has two arrays of one name")
         return dict(zip(names, arrays, strict=True))
-    except (struct.error, ValueError, IndexError) as error:
+    except (OSError, struct.error, ValueError) as error:
         raise ConfigError(f"weights {path} cannot be read as an MXNet file ({error}); is it whole?") from error
 
 
@@ -67,7 +69,13 @@ def _array(cursor: _Cursor) -> Tensor:
         shape = cursor.take(f"<{dimensions}q")
     else:
         shape = cursor.take(f"<{mark}I")
+    # A negative length would lead the cursor back to what it has read.
+    if min(shape, default=0) < 0:
+        raise ValueError(f"it has an array of shape {shape[:4]}")
     cursor.take("<ii")
-    kind = np.dtype(_TYPES[cursor.take("<i")[0]]).newbyteorder("<")
+    (number,) = cursor.take("<i")
+    if not 0 <= number < len(_TYPES):
+        raise ValueError(f"it has an array of type {number}")
+    kind = np.dtype(_TYPES[number]).newbyteorder("<")
     values = np.frombuffer(cursor.bytes(math.prod(shape) * kind.itemsize), kind)
     return torch.from_numpy(values.astype(kind.newbyteorder("=")).reshape(shape))

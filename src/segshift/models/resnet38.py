@@ -68,6 +68,11 @@ class ResNet38:
             raise ConfigError(f"width is {self.width}; expected a factor above 0")
         check_normalisation(self.mean, self.std)
 
+    @property
+    def minimum_size(self) -> int:
+        """Shortest side of an image, in pixels, that the network takes."""
+        return STRIDE + 1
+
     def build(self, num_classes: int) -> Segmenter:
         """Raises ConfigError where the weights cannot be had or do not fit."""
         model = _ResNet38(self, num_classes)
@@ -88,7 +93,7 @@ class _ResNet38(Segmenter):
         super().__init__(
             num_classes,
             STRIDE,
-            minimum_size=STRIDE + 1,
+            minimum_size=config.minimum_size,
             mean=config.mean or IMAGENET_MEAN,
             std=config.std or IMAGENET_STD,
         )

@@ -43,6 +43,11 @@ class SmallNet:
             raise ConfigError(f"dilations is {self.dilations}; expected one or more rates of at least 1")
         check_normalisation(self.mean, self.std)
 
+    @property
+    def minimum_size(self) -> int:
+        """Shortest side of an image, in pixels, that the network takes."""
+        return ENCODER_STRIDE + 1
+
     def build(self, num_classes: int) -> Segmenter:
         """A network with random weights, in channels_last format where that is safe."""
         model = _SmallNet(self, num_classes)
@@ -57,7 +62,7 @@ class _SmallNet(Segmenter):
             num_classes,
             DECODER_STRIDE,
             align_corners=config.align_corners,
-            minimum_size=ENCODER_STRIDE + 1,
+            minimum_size=config.minimum_size,
             mean=config.mean,
             std=config.std,
         )

@@ -1,0 +1,144 @@
+"""`segshift check DATA [DATA ...]`: what it prints of one data set and of several, and its exit status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.fakes.folder import make_folder_pair
+from tests.fakes.layouts import make_camvid
+
+from segshift.cli import main
+from segshift.data.doctor import Findings, Problem
+from segshift.data.doctor_folder import list_folder
+from segshift.data.doctor_print import render
+from segshift.data.shared_images import between, within
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return make_folder_pair(tmp_path, images=2, size=32)
+
+
+def check(*words: object) -> int:
+    return main(["check", *map(str, words)])
+
+
+def test_sound_data_sets(pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_camvid(tmp_path / "camvid", 1)
+    assert check(*pair, f"camvid:{tmp_path / 'camvid'}") == 0
+    said = capsys.readouterr().out
+    for line in (
+        f"{pair[0]}: 4 images (test 2, train 2)",
+        f"{pair[1]}: 4 images (test 2, train 2)",
+        "3 images (train 1, val 1, test 1)",
+        "images in more than one of these 3 data sets: 0",
+    ):
+        assert line in said
+    assert said.count("no problems\n") == 4
+    assert check(pair[0]) == 0
+    assert "these" not in capsys.readouterr().out
+
+
+def test_an_image_of_another_data_set(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    copy = pair[1] / "test" / "images" / "dusk_001.jpg"
+    shutil.copy(pair[0] / "train" / "images" / "day_001.jpg", copy)
+    assert check(*pair) == 1
+    *_, told, line, count = capsys.readouterr().out.splitlines()
+    assert told == "images in more than one of these 2 data sets: 1"
+    original = pair[0] / "train" / "images" / "day_001.jpg"
+    assert line.startswith(f"problem: {copy}: in split test of {pair[1]}, holds the same bytes as {original} in split ")
+    assert count == "1 problems"
+    assert [check(folder) for folder in pair] == [0, 0]
+
+
+def test_a_fault_in_one_of_several_counts(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (pair[0] / "train" / "labels" / "day_000.png").unlink()
+    assert check(*pair) == 1
+    said = capsys.readouterr().out
+    assert f"{pair[1]}: 4 images" in said
+    assert said.count("1 problems") == 1
+
+
+def test_what_cannot_be_looked_at_is_told_before_anything_is_read(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, expected in (
+        ((pair[0], tmp_path / "nowhere"), "nowhere: does not exist"),
+        ((), "no data set is named; expected at least one"),
+        ((pair[0], f"{pair[0]}/"), f"{pair[0]} and {pair[0]}/ are the same data set"),
+        ((pair[0], "--max-pixels", "0"), "max_pixels = 0; expected at least 1"),
+        ((tmp_path,), f"Data sets inside it: day, dusk: segshift check {pair[0]} {pair[1]}"),
+    ):
+        assert check(*words) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert expected in err
+        assert err.startswith("error: ")
+
+
+def test_larger_images_than_allowed(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(pair[0], "--max-pixels", 32 * 32) == 0
+    capsys.readouterr()
+    assert check(pair[0], "--max-pixels", 32 * 32 - 1) == 1
+    said = capsys.readouterr().out
+    assert said.count("too large, 32x32 (height x width) are 1024 pixels; expected at most 1023") == 8
+
+
+def test_names_are_shown_in_one_line_whatever_they_hold(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, file in (("images", "[red]a\x1b[2J\nproblem: b.jpg"), ("labels", "\u202egnp.txt.png")):
+        (pair[0] / "train" / kind / file).write_bytes(b"")
+    assert check(pair[0]) == 1
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    assert [line.partition("/train/")[2].partition(": ")[0] for line in said.splitlines() if "/train/" in line] == [
+        "images/[red]a\\x1b[2J\\nproblem", "labels/\\u202egnp.txt.png", "images/[red]a\\x1b[2J\\nproblem",
+    ]  # fmt: skip
+
+
+def test_a_name_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    """Where the system's encoding is plain ASCII, names come with a half surrogate for each byte beyond it."""
+    findings = Findings("stra\udcc3\udc9fe", problems=[Problem("stra\udcc3\udc9fe/1.png", "is odd")])
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        render(findings, Console(file=out, width=40))
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert lines[0] == "stra\\udcc3\\udc9fe: 0 images"
+    assert "problem: stra\\udcc3\\udc9fe/1.png: is odd" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("utf8", ["1", "0"])
+def test_names_in_a_plain_locale(pair: tuple[Path, Path], utf8: str) -> None:
+    (pair[0] / "train" / "images" / "stra\u00dfe.jpg").write_bytes(b"")
+    here = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONIO"))}
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from segshift.cli import main; sys.exit(main())", "check", str(pair[0])],
+        env={**here, "LC_ALL": "C", "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": utf8},
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    shown = "stra\u00dfe.jpg".encode() if utf8 == "1" else b"stra\\udcc3\\udc9fe.jpg"
+    assert done.stderr == b""
+    assert shown + b": the file is empty (0 bytes)" in done.stdout
+    assert done.returncode == 1
+
+
+def test_real_data_share_no_image() -> None:
+    roots = [
+        SHARED / "data" / name for name in ("camvid/day", "camvid/dusk", "nuclei/fluorescence", "nuclei/histology")
+    ]
+    if not all(root.is_dir() for root in roots):
+        pytest.skip("the real data are not beside this checkout")
+    sets = {str(root): list_folder(root).findings.files for root in roots}
+    assert sum(len(paths) for splits in sets.values() for paths in splits.values()) > 700
+    assert [within(splits) for splits in sets.values()] == [([], [])] * 4
+    assert between(sets) == []
