@@ -11,6 +11,9 @@ from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, PolynomialLR
 from segshift.errors import ConfigError
 from segshift.types import OptimizerAndSchedule
 
+_FASTEST = 1e6
+"""Largest learning rate that is taken for a wish; float32 overflows some way above it."""
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -36,6 +39,11 @@ class Optimizer:
         for name in ("lr", "head_multiplier"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected a positive number")
+        if self.lr * self.head_multiplier > _FASTEST:
+            raise ConfigError(
+                f"lr = {self.lr}, head_multiplier = {self.head_multiplier}; expected a product of at most "
+                f"{_FASTEST:g}: no training survives a larger rate"
+            )
         for name in ("momentum", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected 0 <= {name} < 1")
