@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from segshift import adapt
 from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
 from segshift.adapt import resume, start
@@ -28,7 +29,10 @@ from segshift.engine import Engine
 from segshift.methods.cbst import class_thresholds, global_threshold
 from segshift.models.network import load_model
 from segshift.parts.batch_norm import batch_norm_layers
+from segshift.recipe import Recipe
+from segshift.run_data import open_all
 from segshift.scan import LogitScan, Views
+from segshift.warmups import space_of
 
 SIZE = 48
 
@@ -52,12 +56,20 @@ def measured(model: Path, target: Path, scratch: Path, rank: int, world: int) ->
     return found
 
 
+def train(recipe: Recipe, folder: Path, warmup: Path | None) -> None:
+    """A run without scores and report, of which nothing is compared."""
+    data = open_all(recipe, space=space_of(warmup))._replace(test=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt, "write_report", lambda *_: None)
+        start(recipe, folder, warmup, data=data)
+
+
 def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
     """Train the job's recipes; then resume a copy of the first from the middle."""
-    train = Engine.train
+    train_phase = Engine.train
 
     def train_and_keep(engine: Engine, phase: Any, name: str, model: torch.nn.Module, *rest: Any) -> Any:
-        position = train(engine, phase, name, model, *rest)
+        position = train_phase(engine, phase, name, model, *rest)
         state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
         save_file(state, f"{engine.folder}-rank-{rank}.safetensors")
         return position
@@ -66,7 +78,7 @@ def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
         patch.setattr(Engine, "train", train_and_keep)
         for name, content in job["recipes"].items():
             model = None if name in job["whole"] else Path(job["model"])
-            start(recipe_file.from_dict(content, name), folder / name, model)
+            train(recipe_file.from_dict(content, name), folder / name, model)
         first = folder / next(iter(job["recipes"]))
         again = folder / "resumed"
         if rank == 0:

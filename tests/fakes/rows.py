@@ -9,9 +9,9 @@ from segshift import recipes, tables
 from segshift.options import TableOptions
 from segshift.phase import Phase
 from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.tables.declare import Row, Table
 from segshift.tables.plan import Job, plan
-from segshift.tables.results import identity
 
 
 def recipe_of(row: Row, group: str = "minicity") -> Recipe:
