@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from segshift import checkpoint
 from segshift.data.dataset import OracleTarget, Unlabelled
+from segshift.data.domains import Domains
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.transforms import View
-from segshift.engine import Domains, Engine, target_labels
+from segshift.engine import Engine
 from segshift.errors import ConfigError, DataError, TrainingError
+from segshift.feeding import target_labels
 from segshift.methods.cbst import CBSTConfig
 from segshift.methods.source_only import SourceOnly, SourceOnlyConfig
 from segshift.models.small import SmallNet
@@ -85,6 +87,10 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return RunLog(folder / "log.jsonl").read()
 
 
+def positions(folder: Path) -> list[dict[str, int]]:
+    return [checkpoint.load(path)["position"] for path in sorted((folder / "checkpoints").iterdir())]
+
+
 def test_rounds_steps_and_rates(tmp_path: Path) -> None:
     _, at = train(tmp_path, phase(rounds=2, steps=3))
     assert at == Position(1, 0, 11, 11)
@@ -94,9 +100,10 @@ def test_rounds_steps_and_rates(tmp_path: Path) -> None:
     ]
     assert [e["lr"] for e in entries] == pytest.approx([1e-2 * (1 - i / 6) ** 0.9 for i in range(6)])
     assert all(e["seconds"] >= 0 and set(e["losses"]) == {"source"} for e in entries)
-    # Checkpoints at each round's start.
+    # Checkpoints at each round's start and end; one step has one file.
     found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert found == ["step-000005.safetensors", "step-000008.safetensors"]
+    assert found == [f"step-{step:06d}.safetensors" for step in (5, 8, 11)]
+    assert [state["round"] for state in positions(tmp_path)] == [1, 2, 2]
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -164,7 +171,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         TrainingError, match=rf"step 7: loss other = {value}; .*step-000007\.safetensors.*learning rate"
     ):
         train(tmp_path, phase(), checkpoint_steps=1)
-    path, warning = checkpoint.latest(tmp_path / "checkpoints")
+    path, _, warning = checkpoint.latest(tmp_path / "checkpoints")
     assert path is not None
     assert warning == ""
     state = checkpoint.load(path)
@@ -217,7 +224,7 @@ def test_where_target_labels_come_from(tmp_path: Path) -> None:
 def test_checkpoints_as_often_as_asked(tmp_path: Path) -> None:
     train(tmp_path / "every", phase(steps=6), checkpoint_steps=2)
     found = [int(path.stem[-6:]) for path in sorted((tmp_path / "every" / "checkpoints").iterdir())]
-    assert found == [5, 6, 8, 10]
+    assert found == [5, 6, 8, 10, 11]
     train(tmp_path / "share", phase(steps=6), checkpoint_share=0.999)
     assert len(list((tmp_path / "share" / "checkpoints").iterdir())) > 2
     train(tmp_path / "few", phase(steps=6), checkpoint_steps=1, keep=2)

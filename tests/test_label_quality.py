@@ -17,8 +17,9 @@ from tests.fakes.layouts import make_cityscapes
 from torch import Tensor
 
 from segshift import recipe as recipe_file
+from segshift.data.data_config import DataConfig, MiniCityOptions
 from segshift.data.dataset import OracleTarget
-from segshift.data.open_data import DataConfig, MiniCityOptions, declared_space, open_oracle, open_target
+from segshift.data.open_data import declared_space, open_oracle, open_target
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.errors import DataError, RunError
 from segshift.label_quality import Quality, measure, measure_round, measure_run, withheld

@@ -109,7 +109,7 @@ def test_the_warmups_losses_are_kept(row: Row, domains: Domains, tmp_path: Path)
     assert own < kept
     assert {"source", "generator", "discriminator target"} <= kept - own
     assert weights(run) != weights(plain)
-    path, _ = checkpoint.latest(run / "checkpoints")
+    path = checkpoint.latest(run / "checkpoints").path
     assert path is not None
 
 

@@ -10,8 +10,10 @@ import copy
 import json
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -21,21 +23,25 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from segshift import checkpoint
 from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
 from segshift.data.protocols import ScoredAs, scored_space
+from segshift.data.records import changed_roles
 from segshift.draw_cpsl import draw_cpsl
 from segshift.draw_prior import draw_prior
 from segshift.engine import Engine
+from segshift.environment import differences, environment
 from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import summary
+from segshift.guards import measure_chance, require_finite
 from segshift.label_quality import measure_round, withheld
 from segshift.label_views import last_views
+from segshift.launch import launch, together
 from segshift.models.network import load_weights, save_model, without_weights
 from segshift.models.segmenter import Segmenter
+from segshift.only_one import only_one
 from segshift.parts.processes import sum_over_processes
 from segshift.phase import Phase
 from segshift.predict import save_panels, score
@@ -43,8 +49,11 @@ from segshift.progress import Reporter
 from segshift.recipe import Recipe
 from segshift.report import write_report
 from segshift.restart import check_restarts, restart_weights, student_note
+from segshift.resumption import resume_point
 from segshift.run_data import Data, open_all
-from segshift.snapshot import Position
+from segshift.run_folder import read_info
+from segshift.snapshot import Position, stamp
+from segshift.stopping import Stopping
 from segshift.taxonomy import from_dict
 from segshift.warmups import before, space_of
 
@@ -68,17 +77,26 @@ def start(
             f"recipe {recipe.name} has no source to train on: start it from a model, --warmup RUN or FILE"
         )
     fabric = launch(recipe)
-    # The first process's answer counts: it writes run.json, and another may look later.
-    if fabric.broadcast((folder / "run.json").exists()):
-        raise RunError(f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out")
-    data = data or open_all(recipe, space=space_of(warmup))
-    recipe = recipe.on(len(data.domains.target.names))
-    _refuse_missing_source(recipe, data)
-    check_restarts(recipe, len(data.domains.space))
-    info = _info(recipe, data, fabric, warmup, oracle)
-    if fabric.is_global_zero:
-        checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
-    return _Run(folder, recipe, data, info, fabric).to_the_end()
+    with together(fabric.world_size, folder), ExitStack() as held:
+        if fabric.is_global_zero:
+            held.enter_context(only_one(folder))
+        # The first process's answer counts: it writes run.json, and another may look later.
+        if fabric.broadcast((folder / "run.json").exists()):
+            raise RunError(
+                f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out"
+            )
+        data = data or open_all(recipe, space=space_of(warmup))
+        recipe = recipe.on(len(data.domains.target.names))
+        _refuse_missing_source(recipe, data)
+        check_restarts(recipe, len(data.domains.space))
+        info = _info(recipe, data, fabric, warmup, oracle)
+        if fabric.is_global_zero:
+            _write_info(folder, info)
+        return _Run(folder, recipe, data, info, fabric).to_the_end()
+
+
+def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    checkpoint.atomic_write(folder / "run.json", json.dumps(info, indent=2).encode())
 
 
 def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracle: Path | None) -> dict[str, Any]:
@@ -96,11 +114,13 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "warmup_from": None if warmup is None else str(warmup.resolve()),
         "oracle": None if oracle is None else str(oracle.resolve()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "environment": environment(fabric.device.type),
         "threads": recipe.settings.threads,
         "device": str(fabric.device.type),
         "processes": recipe.settings.devices * recipe.settings.nodes,
         "data": data.record,
         "data_notes": data.notes,
+        "left_out": data.left_out,
         "protocol": [*data.protocol, *_repainted(recipe), *filter(None, [student_note(recipe)])],
         "space": data.domains.space.to_dict(),
     }
@@ -128,67 +148,49 @@ def _refuse_missing_source(recipe: Recipe, data: Data) -> None:
 
 def resume(folder: Path) -> Path:
     """Go on with a run where its last good checkpoint is. A finished run is left as it is."""
-    info = _read_info(folder)
+    info = read_info(folder, to_resume=True)
     recipe = recipe_of(folder)
     fabric = launch(recipe)
-    data = open_all(recipe, space=from_dict(info["space"], str(folder / "run.json"))[0])
-    changed = [name for name, found in data.record.items() if info["data"].get(name) != found]
-    if changed:
-        name = changed[0]
+    with together(fabric.world_size, folder), ExitStack() as held:
+        if fabric.is_global_zero:
+            held.enter_context(only_one(folder))
+        data = open_all(recipe, space=from_dict(info["space"], str(folder / "run.json"))[0])
+        _require_same_data(folder, info["data"], data.record)
+        return _Run(folder, recipe, data, info, fabric).to_the_end()
+
+
+def _require_same_data(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """RunError where images differ from those the run began with."""
+    for role in changed_roles(then, now):
         raise RunError(
-            f"{folder}: the {name} images have changed: {info['data'].get(name)} at first, {data.record[name]} now. "
+            f"{folder}: the {role} images have changed: {then.get(role)} at first, {now.get(role)} now. "
             "Put the old ones back, or start a new run"
         )
-    return _Run(folder, recipe, data, info, fabric).to_the_end()
 
 
 def recipe_of(folder: Path) -> Recipe:
     """The recipe that a run was started with."""
-    return recipe_file.from_dict(_read_info(folder).get("recipe"), str(folder / "run.json"))
-
-
-def _read_info(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); expected the folder of a run") from error
-
-
-def launch(recipe: Recipe) -> Fabric:
-    """Start the processes of a run: each further one runs the same command, and comes by here too."""
-    settings = recipe.settings
-    # A method may leave an auxiliary classifier out of its losses, and no process waits for gradients of it then.
-    unused = getattr(recipe.network, "auxiliary", False)
-    distributed = "ddp_find_unused_parameters_true" if unused else "ddp"
-    try:
-        fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            strategy="auto" if settings.devices * settings.nodes == 1 else distributed,
-            precision=settings.precision,
-        )
-    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
-        raise ConfigError(
-            f"accelerator = {settings.accelerator}, devices = {settings.devices}: {error} Expected what this machine "
-            "has; auto takes a GPU where there is one, else cpu"
-        ) from error
-    fabric.launch()
-    # After the launch, which sets a number of its own choice.
-    torch.set_num_threads(settings.threads)
-    return fabric
+    return recipe_file.from_dict(read_info(folder).get("recipe"), str(folder / "run.json"))
 
 
 class _Run:
     """A run on its way: what its phases share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: Mapping[str, Any], fabric: Fabric) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: dict[str, Any], fabric: Fabric) -> None:
         self.folder, self.recipe, self.data, self.info, self.fabric = folder, recipe, data, info, fabric
         self.reporter = Reporter(quiet=not fabric.is_global_zero)
-        self.engine = Engine(folder, recipe.settings, fabric, self.reporter)
+        self.stopping = Stopping(folder, alone=fabric.world_size == 1)
+        self.stamp = stamp(recipe)
+        self.engine = Engine(folder, recipe.settings, fabric, self.reporter, self.stamp, self.stopping)
 
     def to_the_end(self) -> Path:
         """Train the phases that are left, score, save the model, write the report."""
+        with self.stopping.listening():
+            self._phases()
+            self._report()
+        return self.folder
+
+    def _phases(self) -> None:
         at, state = self._position()
         model = self._network(state)
         phases = self.recipe.phases()
@@ -203,19 +205,22 @@ class _Run:
             begun = state if at.round else None
             at = self.engine.train(phase, name, model, self.data.domains, at, begun, after_round, restart)
             self._adabn(phase.adabn_after, model, phase)
-            self._finish_phase(model, at, "final" if last else name, last)
+            self._finish_phase(model, at, name, last)
             state = None
-        self._report()
-        return self.folder
 
     def _position(self) -> tuple[Position, dict[str, Any] | None]:
-        path, warning = checkpoint.latest(self.folder / "checkpoints")
+        if self.fabric.is_global_zero:
+            checkpoint.sweep(self.folder)
+            shutil.rmtree(self.folder / "scan", ignore_errors=True)
+        self.fabric.barrier()
+        domains = self.data.domains
+        path, state, warning = resume_point(self.folder, self.recipe, len(domains.space), domains.target.names)
         if warning:
-            self.reporter.say(warning)
+            self.reporter.say(f"warning: {warning}")
         if path is not None:
-            state = checkpoint.load(path)
             at = Position(**state["position"])
             self.reporter.say(f"resuming at step {at.t}, from {path}")
+            self._compare_environment(at)
         else:
             state, at = None, Position()
             if self.info["warmup_from"] is not None:
@@ -223,7 +228,25 @@ class _Run:
                 length = sum(phase.length for _, phase in before)
                 at = Position(len(before), 0, length, length)
         self.engine.log.cut(at.t)
+        self._say_what_the_log_lacks(at)
         return at, state
+
+    def _say_what_the_log_lacks(self, at: Position) -> None:
+        """A log that was cut or deleted changes no weight; the report would show a shorter training."""
+        begun = 0 if self.info["warmup_from"] is None else sum(p.length for _, p in self.recipe.phases()[:-1])
+        missing = at.t - begun - len({entry["step"] for entry in self.engine.log.read()})
+        if missing > 0 and self.fabric.is_global_zero:
+            self.reporter.say(f"warning: {self.engine.log.path}: {missing} of the steps so far are gone from it")
+
+    def _compare_environment(self, at: Position) -> None:
+        """Say what differs from where the run began, and keep it in `run.json`, unless nothing is left to train."""
+        changed = differences(self.info.get("environment", {}), environment(self.fabric.device.type))
+        for text in changed:
+            self.reporter.say(f"warning: {text}; the run may end with other weights than where it began")
+        if self.fabric.is_global_zero and at.phase < len(self.recipe.phases()):
+            resumed = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "step": at.t, "changed": changed}
+            self.info["resumed"] = [*self.info.get("resumed", []), resumed]
+            _write_info(self.folder, self.info)
 
     def _network(self, state: Mapping[str, Any] | None) -> Segmenter:
         """The network as the position needs it; the weights it starts from are a function of the seed."""
@@ -243,6 +266,7 @@ class _Run:
                 for name, scores in known.scores.items():
                     checkpoint.atomic_write(self.folder / "evaluation" / f"{name}.json", scores)
             self._evaluate(model, known.stage)
+            self._compare_with_chance(model, known.stage)
         return model.to(self.fabric.device)
 
     def _restart(self, weights: str, n: int) -> dict[str, torch.Tensor]:
@@ -257,19 +281,25 @@ class _Run:
         domains = self.data.domains
         images = domains.images(domain)
         seed, rank = self.recipe.settings.seed, self.fabric.global_rank
-        estimate_batch_norm(model, images, domains.short_side, seed, phase.adabn_batch, rank)
+        track = self.stopping.between_images(self.reporter.track("estimating BatchNorm statistics"))
+        estimate_batch_norm(model, images, domains.short_side, seed, phase.adabn_batch, rank, track)
 
-    def _finish_phase(self, model: Segmenter, at: Position, which: str, last: bool) -> None:
+    def _finish_phase(self, model: Segmenter, at: Position, name: str, last: bool) -> None:
         """Score the model, then close the phase with a checkpoint that the next one (or the end) starts from."""
-        self._evaluate(model, which)
+        # BatchNorm statistics may just have been estimated anew.
+        require_finite({"model": model}, at.t)
+        self._evaluate(model, "final" if last else name)
+        if name == "warmup":
+            self._compare_with_chance(model, name)
         if self.fabric.is_global_zero:
             if last:
                 space, short_side = self.data.domains.space, self.recipe.data.short_side
                 save_model(self.folder / "model", self.recipe.network, model.state_dict(), space, short_side)
             # Last: this checkpoint says that all of the phase is done.
-            state = {"position": asdict(at), "players": {"model": model.state_dict()}}
+            state = {"position": asdict(at), "players": {"model": model.state_dict()}, **self.stamp}
+            self.engine.log.sync()
             checkpoint.save(checkpoint.step_file(self.folder / "checkpoints", at.t), state)
-            checkpoint.prune(self.folder / "checkpoints", self.recipe.settings.keep)
+            checkpoint.prune(self.folder / "checkpoints", self.recipe.settings.keep, at.t)
         self.fabric.barrier()
 
     def _evaluate(self, model: Segmenter, which: str) -> None:
@@ -278,7 +308,7 @@ class _Run:
             return
         views, short_side = self.recipe.test, self.recipe.data.short_side
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        track = self.reporter.track(f"scoring {which}")
+        track = self.stopping.between_images(self.reporter.track(f"scoring {which}"))
         scores = score(model, test, short_side, views, rank, world, sum_over_processes, track)
         if self.fabric.is_global_zero:
             content = json.dumps(scores.to_dict(), indent=1).encode()
@@ -286,6 +316,18 @@ class _Run:
             if not which.startswith("round-"):
                 save_panels(self.folder / "evaluation" / "panels", model, test, short_side, views, which)
         self.reporter.say(f"{which}: {summary(scores)}, over {len(test.names)} test images")
+
+    def _compare_with_chance(self, model: Segmenter, which: str) -> None:
+        """Whether a warm-up sees anything: on source images, which need no target label."""
+        domains = self.data.domains
+        if domains.source is None:
+            return
+        chance = measure_chance(model, domains.source, domains.short_side, self.recipe.settings.seed)
+        if self.fabric.is_global_zero:
+            content = json.dumps(chance.to_dict(), indent=1).encode()
+            checkpoint.atomic_write(self.folder / "chance.json", content)
+        found = chance.finding()
+        self.engine.weigh([] if found is None else [found._replace(text=f"{which}: {found.text}")])
 
     def _score_round(self, model: Segmenter, name: str, phase: Phase, n: int) -> None:
         """Oracle figures of round n: how right its pseudo-labels are, and what the run would score if it ended here.

@@ -6,6 +6,7 @@ What needs target labels is called oracle; nothing is chosen by it (CPSL paper, 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from segshift.taxonomy import IGNORE, LabelSpace
 KINDS = (ST, SL, RECTIFIED)
 """Folders of a round."""
 OUTCOMES = ("both right", "self-training alone right", "self-labelling alone right", "neither right")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 FILE = Path("evaluation") / "label-views.json"
 _REPORTED = ("round", "images", "distributions", "agree", "outcomes", "outcomes_per_class", "accuracy")
 
@@ -51,8 +53,8 @@ class LabelViews:
 
 def last_views(run: Path, space: LabelSpace) -> LabelViews | None:
     """The label maps of the last round that has any; None for a run of another method."""
-    numbers = [int(path.name.removeprefix("round-")) for path in run.glob("round-*") if path.is_dir()]
-    for n in sorted(numbers, reverse=True):
+    folders = (path.name.removeprefix("round-") for path in run.glob("round-*") if path.is_dir())
+    for n in sorted((int(number) for number in folders if _NUMBER.fullmatch(number)), reverse=True):
         store = PseudoLabels(run / f"round-{n}", len(space))
         found = {kind: _names(store.folder / kind) for kind in KINDS}
         kinds = tuple(kind for kind in KINDS if found[kind])
@@ -187,7 +189,7 @@ def read_counts(run: Path) -> dict[str, Any] | None:
     cure = "delete it and resume the run, which counts again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); {cure}") from error
     missing = [key for key in _REPORTED if not isinstance(content, dict) or key not in content]
     if missing:

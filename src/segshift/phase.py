@@ -131,9 +131,14 @@ class Settings:
     """Write one every so many steps instead."""
     keep: int = 2
     """Checkpoints kept."""
+    on_bad_numbers: Literal["warn", "stop"] = "warn"
+    """What is done where pseudo-labels collapse, a class vanishes from them, or a warm-up is no better than chance: say
+    so and go on, or stop with the last checkpoint intact. A loss or weight that is no finite number always stops."""
+    timeout: int = 1800
+    """Seconds that a process waits for the others before the run ends with an error."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "devices", "nodes", "keep"):
+        for name in ("threads", "devices", "nodes", "keep", "timeout"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
         if self.seed < 0 or self.workers < 0 or not 0 <= self.checkpoint_share < 1:
@@ -143,6 +148,8 @@ class Settings:
             )
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             raise ConfigError(f"checkpoint_steps = {self.checkpoint_steps}; expected at least 1, or None")
+        if self.on_bad_numbers not in ("warn", "stop"):
+            raise ConfigError(f"on_bad_numbers = {self.on_bad_numbers!r}; expected warn or stop")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ConfigError(
                 f"precision = {self.precision!r}; expected 32-true or bf16-mixed (under float16 loss scaling "

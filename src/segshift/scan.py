@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from segshift.data.dataset import ImageDataset
 from segshift.data.soft_labels import to_half
 from segshift.data.transforms import resize_image, to_float, working_size
-from segshift.errors import ConfigError, RunError
+from segshift.errors import ConfigError
 from segshift.models.segmenter import upsample
 from segshift.parts.confidence import balanced_labels, top1
 from segshift.parts.processes import sum_over_processes
 from segshift.types import Features, Prediction
+from segshift.whole_files import refused
 
 Track = Callable[[Iterator[int], int], Iterator[int]]
 """Wraps an iterator of known length to show progress."""
@@ -246,7 +247,7 @@ class LogitScan:
         count = len(self.views.scales) * (2 if self.views.flip else 1)
         for index in self.indices:
             files = [self.folder / f"{index:08d}-{view}.npy" for view in range(count)]
-            yield index, [torch.from_numpy(np.load(file)) for file in files], self._sizes[index]
+            yield index, [torch.from_numpy(np.load(file, allow_pickle=False)) for file in files], self._sizes[index]
 
     def _record(self) -> None:
         """Cache the logits of those images that are not cached yet."""
@@ -275,9 +276,7 @@ class LogitScan:
             for view, logits in enumerate(maps):
                 np.save(self.folder / f"{index:08d}-{view}.npy", logits.cpu().numpy())
         except OSError as error:
-            raise RunError(
-                f"{self.folder}: cannot keep the predictions ({error}); free disk space and resume"
-            ) from error
+            raise refused(self.folder, "written", error) from error
         self._sizes[index] = size
 
 

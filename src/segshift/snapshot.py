@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.types import Method
 
 
@@ -22,6 +25,20 @@ class Position:
     t: int = 0
     first: int = 0
     """The step at which the phase began."""
+
+
+FORMAT = 1
+"""Of a checkpoint's content. To be raised where another version would read it wrongly."""
+
+
+def stamp(recipe: Recipe) -> dict[str, Any]:
+    """What every checkpoint of a run says of it, so that one of another run is not taken for its own."""
+    return {"format": FORMAT, "recipe": identity(recipe), "seed": recipe.settings.seed}
+
+
+def round_folder(run: Path, phase: str, n: int) -> Path:
+    """Where round n of a phase keeps its pseudo-labels."""
+    return (run if phase == "adaptation" else run / phase) / f"round-{n}"
 
 
 def snapshot(method: Method, at: Position, labelled: bool) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segshift.errors import ConfigError, RunError
+from segshift.data.records import changed_roles
+from segshift.errors import ConfigError
 from segshift.models.network import describe_model, without_weights
 from segshift.recipe import Recipe
 from segshift.recipe_names import WARMUPS
+from segshift.run_folder import read_info
 from segshift.taxonomy import LabelSpace
 
 GIVEN = "given model"
@@ -70,7 +71,7 @@ def before(warmup: Path, record: Mapping[str, Any], last: str) -> Before:
 
 def _scores_before(warmup: Path, info: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, bytes]:
     """The scores of the warm-ups that the given run itself started from, where they are over the same test images."""
-    if "test" not in record or info["data"].get("test") != record["test"]:
+    if "test" not in record or "test" in changed_roles(info["data"], record):
         return {}
     files = {name: warmup / "evaluation" / f"{name}.json" for name in ("warmup", "alignment")}
     return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
@@ -81,7 +82,4 @@ def _run_info(warmup: Path) -> dict[str, Any] | None:
     path = warmup / "run.json"
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); expected the folder of a run") from error
+    return read_info(warmup)

@@ -136,12 +136,17 @@ def test_a_kill_while_the_student_is_put_in(
     assert_same(resume(run), whole.folder)
 
 
-def test_soft_labels_that_are_gone_are_an_error(whole: Watched, tmp_path: Path) -> None:
+def test_soft_labels_that_are_gone_are_written_again_or_an_error(whole: Watched, tmp_path: Path) -> None:
     copy = next(copy for copy in whole.copies if int(copy.name.rpartition("-")[2]) == FIRST + 1)
     run = Path(shutil.copytree(copy, tmp_path / "run"))
     shutil.rmtree(run / "distillation" / "round-1" / "soft-labels")
-    with pytest.raises(RunError, match=r"round-1.*soft"):
-        resume(run)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    # A checkpoint of before the round is there, and the run begins the round again from it.
+    assert_same(resume(run), whole.folder)
+    for path in sorted((other / "checkpoints").iterdir())[:-2]:
+        path.unlink()
+    with pytest.raises(RunError, match=r"round-1/soft-labels"):
+        resume(other)
 
 
 # --- the student -----------------------------------------------------------------------------------------------------

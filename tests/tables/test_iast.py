@@ -12,11 +12,11 @@ import pytest
 from segshift import recipes, tables
 from segshift.options import TableOptions
 from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.tables import iast
 from segshift.tables.declare import Row, Table
 from segshift.tables.plan import Job, plan
 from segshift.tables.published import of_table, read
-from segshift.tables.results import identity
 from segshift.taxonomy import CITYSCAPES
 
 PAPER = Path(__file__).resolve().parents[3] / "shared" / "papers" / "iast.txt"

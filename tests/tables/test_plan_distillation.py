@@ -13,10 +13,10 @@ from segshift import recipes
 from segshift.errors import ConfigError
 from segshift.options import TableOptions
 from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.tables.caption import caption
 from segshift.tables.declare import Row, Table
 from segshift.tables.plan import Training, plan
-from segshift.tables.results import identity
 from segshift.tables.run import command
 
 ROWS = tuple(Row(name, recipes.LABELS[name], name) for name in ("source-only", "adaptsegnet", "cpsl", "cpsl-distill"))

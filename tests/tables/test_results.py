@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segshift import recipes
+from segshift import recipe_identity, recipes
 from segshift.errors import RunError
 from segshift.evaluate import Scores
 from segshift.models.deeplab import DeepLabV3Plus
 from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.scan import Views
-from segshift.tables import results
-from segshift.tables.results import Key, Results, identity, views_text
+from segshift.tables.results import Key, Results, views_text
 from segshift.taxonomy import CAMVID
 
 KEY = Key("own", "cbst", 0, "2-abc", None, None, "1")
@@ -51,7 +51,7 @@ def test_identity_is_blind_to_paths_names_and_execution() -> None:
     moved = replace(same, network=replace(network, weights="/there/w.safetensors"), data=first.data)
     assert identity(same) == identity(moved)
     assert identity(same) != identity(first)  # other weights
-    assert identity(first).startswith(f"{results.VERSION}-")
+    assert identity(first).startswith(f"{recipe_identity.VERSION}-")
 
 
 def test_identity_sees_what_decides_a_result() -> None:
@@ -89,11 +89,11 @@ def test_a_new_field_with_an_inert_default_changes_no_identity() -> None:
     before = make_dataclass("Inner", known, frozen=True)
     after = make_dataclass("Inner", [*known, ("new", list, field(default_factory=list))], frozen=True)
     outer = make_dataclass("Outer", ["inner"], frozen=True)
-    first = results._plain(outer(before(b=(3,))))
-    assert results._plain(outer(after(b=(3,)))) == first
-    assert results._plain(outer(after(a=1, b=(3,)))) == first
-    assert results._plain(outer(after(b=(3,), new=[0]))) != first
-    assert results._plain(outer(make_dataclass("Other", known)(b=(3,)))) != first
+    first = recipe_identity._plain(outer(before(b=(3,))))
+    assert recipe_identity._plain(outer(after(b=(3,)))) == first
+    assert recipe_identity._plain(outer(after(a=1, b=(3,)))) == first
+    assert recipe_identity._plain(outer(after(b=(3,), new=[0]))) != first
+    assert recipe_identity._plain(outer(make_dataclass("Other", known)(b=(3,)))) != first
 
 
 @settings(max_examples=30)

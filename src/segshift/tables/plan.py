@@ -16,9 +16,10 @@ from segshift.options import TableOptions
 from segshift.overrides import AdaptOptions, apply
 from segshift.phase import Phase
 from segshift.recipe import Recipe
+from segshift.recipe_identity import identity
 from segshift.recipe_rows import PAPER_SCALES, RELEASED_SCALES
 from segshift.tables.declare import NETWORKS, Case, Row, Table
-from segshift.tables.results import Key, identity, views_text
+from segshift.tables.results import Key, views_text
 
 SOURCE_FIELDS = (
     "source_layout", "source_split", "short_side", "classes", "minicity", "labelled_share", "labelled_seed",

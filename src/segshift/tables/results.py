@@ -6,22 +6,19 @@ was scored on. So tables share runs, and a run that stands there is not repeated
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segshift.data.records import changed_roles
 from segshift.errors import RunError
 from segshift.evaluate import Scores
-from segshift.recipe import Recipe
+from segshift.recipe_identity import VERSION
 from segshift.scan import Views
 
-VERSION = 2
-"""Of `identity`. To be raised where the same recipe begins to give other figures, such as by another default."""
-_PATHS = ("source", "target", "translated")
 _REQUIRED = ("group", "row", "seed", "recipe", "scores")
 
 
@@ -38,52 +35,6 @@ class Key(NamedTuple):
     fold: int | None
     views: str
     """`views_text` of how it was scored."""
-
-
-def identity(recipe: Recipe) -> str:
-    """`2-` and 12 hexadecimal digits: a hash of all that decides what a recipe trains.
-
-    Left out: paths, how it is scored, names, and how it is executed (but for precision and scores of each round). Only
-    fields that differ from their defaults enter, with the names of their classes: a new field with a default that
-    changes nothing leaves all hashes as they are.
-    """
-    data = {key: value for key, value in _plain(recipe.data).items() if key not in _PATHS}
-    network = _plain(recipe.network)
-    if "weights" in network:
-        network["weights"] = Path(network["weights"]).name
-    settings = recipe.settings
-    kept = {
-        "network": network,
-        "data": data,
-        "warmup": _plain(recipe.warmup),
-        "adaptation": _plain(recipe.adaptation),
-        "settings": {n: v for n, v in _plain(settings).items() if n in ("precision", "evaluate_rounds")},
-    }
-    if recipe.alignment is not None:
-        # Left out where there is none, so that recipes from before there was such a phase keep their hashes.
-        kept["alignment"] = _plain(recipe.alignment)
-    if recipe.distillation is not None:
-        kept["distillation"] = _plain(recipe.distillation)
-        if recipe.distillation.restart is not None:
-            kept["distillation"]["restart"] = Path(recipe.distillation.restart).name
-    return f"{VERSION}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON values of a config: of a dataclass its name and the fields that are not at their defaults."""
-    if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != _default(f)}
-        return {"class": type(value).__name__} | {name: _plain(found) for name, found in changed.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    # 1 and 1.0 are equal as options and must be as text.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def views_text(views: Views) -> str:
@@ -145,7 +96,7 @@ class Results:
     def find(self, key: Key, data: Mapping[str, Any]) -> Entry | None:
         """The newest line of a key whose images were the same; a line that does not say which is taken."""
         for entry in reversed(self.entries):
-            if entry.key == key and entry.content.get("data", data) == data:
+            if entry.key == key and not changed_roles(entry.content.get("data", data), data):
                 return entry
         return None
 

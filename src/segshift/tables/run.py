@@ -20,12 +20,14 @@ from lightning_fabric import Fabric
 
 from segshift import recipe as recipe_file
 from segshift import tables
-from segshift.adapt import launch, resume, start
+from segshift.adapt import resume, start
 from segshift.checkpoint import atomic_write
 from segshift.data.open_data import DataConfig, open_test
+from segshift.data.records import changed_roles
 from segshift.errors import DataError, RunError
 from segshift.evaluate import Scores
 from segshift.label_quality import measure_run
+from segshift.launch import launch
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.parts.processes import sum_over_processes
@@ -33,6 +35,7 @@ from segshift.predict import score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
 from segshift.run_data import Data, open_all
+from segshift.run_folder import read_info
 from segshift.scan import Views
 from segshift.tables.declare import Table
 from segshift.tables.lines import report_of
@@ -145,7 +148,7 @@ class Runner:
         """The run's own scores where they are of the same images and views; else its model is scored on the job's."""
         folder = job.training.folder
         own = recipe_file.from_dict(run_info(folder)["recipe"], str(folder / "run.json"))
-        same_images = run_info(folder)["data"].get("test") == job.data["test"]
+        same_images = "test" not in changed_roles(run_info(folder)["data"], job.data)
         if same_images and own.test == job.recipe.test and _without_paths(own.data) == _without_paths(job.recipe.data):
             return Scores.from_dict(_read(folder / "evaluation" / "final.json"), str(folder))
         return self._rescored(folder, job.recipe.data, job.recipe.test, job.name)
@@ -254,7 +257,7 @@ def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def run_info(folder: Path) -> dict[str, Any]:
     """What a run says of itself (run.json)."""
-    return _read(folder / "run.json")
+    return read_info(folder, to_resume=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

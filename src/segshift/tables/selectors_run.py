@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from segshift import selectors, tables
-from segshift.adapt import launch
 from segshift.data.dataset import OracleTarget
 from segshift.data.open_data import DataConfig, open_source
 from segshift.errors import DataError
 from segshift.evaluate import Scores
 from segshift.kept_predictions import Kept, Truth
 from segshift.label_quality import Quality, withheld
+from segshift.launch import launch
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.progress import Reporter
