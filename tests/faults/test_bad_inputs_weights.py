@@ -246,6 +246,8 @@ def test_a_backbone_is_not_read_from_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.pth"):
         with pytest.raises(ConfigError, match=r"which is no file; expected 'none', 'pretrained' or a checkpoint"):
             read_checkpoint(path)
+    with pytest.raises(ConfigError, match=r"cannot be read \(File name too long\)"):
+        read_checkpoint(tmp_path / ("x" * 300))
 
 
 def test_a_saved_model_that_was_changed(source_only: Path, pair: Path, tmp_path: Path) -> None:

@@ -65,12 +65,12 @@ def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
     a file that is missing, cut short, no checkpoint, or one that needs more than tensors to be unpickled.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(
-            f"weights is {str(path)!r}, which is no file; expected 'none', 'pretrained' or a checkpoint "
-            "(.safetensors, .pth or .params)"
-        )
     try:
+        if not path.is_file():
+            raise ConfigError(
+                f"weights is {str(path)!r}, which is no file; expected 'none', 'pretrained' or a checkpoint "
+                "(.safetensors, .pth or .params)"
+            )
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:
