@@ -1,10 +1,11 @@
 # Everything a fresh machine needs, given Python 3.11 or later with pip. Each target sets up its own environment.
 PYTHON ?= python3
 BIN := .venv/bin
+SEED ?= 7
 # A process a core, each test on one thread; a file's tests stay together, for they share runs.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: env demo test test-all lint audit bench clean
+.PHONY: env demo test test-all lint audit bench fuzz kills clean
 
 env: .venv/.ready
 
@@ -30,6 +31,14 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Campaigns of docs/trust.md: minutes each, with figures to print.
+fuzz: env
+	OMP_NUM_THREADS=1 SEGSHIFT_FUZZ=70 $(BIN)/python -m pytest --hypothesis-profile=explore tests/faults/test_fuzz*.py
+
+kills: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.killing --kills 150 --seed $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.damaging
 
 # Known vulnerabilities in the pinned versions; needs the index's own service, which a mirror may not offer.
 audit: env

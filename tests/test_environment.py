@@ -91,9 +91,12 @@ def test_a_model_knows_what_it_was_trained_with(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert changes_since(tmp_path / "model", "cpu") == []  # a model without its run
     file = tmp_path / "run.json"
-    file.write_text(json.dumps({"environment": environment("cpu")}))
+    info = {"label": "CBST", "space": {}}
+    file.write_text(json.dumps(info))  # of a version that did not ask
+    assert changes_since(tmp_path, "cpu") == []
+    file.write_text(json.dumps(info | {"environment": environment("cpu")}))
     assert changes_since(tmp_path, "cpu") == changes_since(tmp_path / "model", "cpu") == []
-    file.write_text(json.dumps({"environment": environment("cpu") | {"device": "cuda"}}))
+    file.write_text(json.dumps(info | {"environment": environment("cpu") | {"device": "cuda"}}))
     assert changes_since(tmp_path, "cpu") == ["the device was cuda, is cpu"]
     file.write_text("{")
     with pytest.raises(RunError, match=r"run\.json: cannot be read"):

@@ -60,14 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {near[0]}?" if near else ""
         _complain(f"there is no command {words[0]!r}.{hint} Commands: {', '.join(COMMANDS)}")
         return 2
+    return _told(_HANDLERS[words[0]], words[1:])
+
+
+def _told(handler: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Run a command; what the user can mend is told in a line, without a traceback."""
     try:
-        return _HANDLERS[words[0]](words[1:])
+        return handler(words)
     except SegshiftError as error:
         _complain(str(error))
         return 130 if isinstance(error, StoppedError) else 1
     except KeyboardInterrupt:
-        _complain("stopped")
+        _complain("stopped at once; a run goes on from its last checkpoint with: segshift resume RUN")
         return 130
+    except OSError as error:
+        # What no part of the program saw coming, such as a name that is too long for the system.
+        where = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"{where}{error.strerror or error}; expected a file or folder that can be read and written")
+        return 1
 
 
 def _complain(text: str) -> None:

@@ -109,6 +109,10 @@ class Phase:
         return replace(self, steps=math.ceil(self.target_epochs * target_images / self.batch))
 
 
+_MOST_THREADS = 4096
+"""More than any machine has: a slip of the finger would have the system refuse, or hang."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a run is executed, whatever it trains."""
@@ -141,6 +145,11 @@ class Settings:
         for name in ("threads", "devices", "nodes", "keep", "timeout"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}; expected at least 1")
+        if self.seed >= 2**63 or self.threads > _MOST_THREADS:
+            raise ConfigError(
+                f"seed = {self.seed}, threads = {self.threads}; expected a seed below 2^63, and at most "
+                f"{_MOST_THREADS} threads"
+            )
         if self.seed < 0 or self.workers < 0 or not 0 <= self.checkpoint_share < 1:
             raise ConfigError(
                 f"seed = {self.seed}, workers = {self.workers}, checkpoint_share = {self.checkpoint_share}; "

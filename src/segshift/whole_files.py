@@ -11,8 +11,8 @@ from pathlib import Path
 from segshift.errors import RunError
 
 _CURES = {
-    errno.ENOSPC: "the disk is full: free some space, then resume the run",
-    errno.EDQUOT: "the disk quota is used up: free some space, then resume the run",
+    errno.ENOSPC: "the disk is full: free some space, then resume the run, or run the command again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then resume the run, or run the command again",
     errno.EFBIG: "files here may not grow as large: raise the limit (ulimit -f), or choose another folder",
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.EACCES: "no permission to write there: choose another folder, or change its permissions",

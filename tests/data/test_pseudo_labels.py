@@ -104,7 +104,7 @@ def test_what_is_kept_beside_the_rounds_is_read_back(tmp_path):
     assert kept is not None
     assert list(kept) == ["prior"]
     (tmp_path / "prior.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(RunError, match=r"prior\.safetensors: is no checkpoint, or a damaged one"):
+    with pytest.raises(RunError, match=r"prior\.safetensors: is damaged. Delete it and resume the run"):
         store.kept("prior")
 
 

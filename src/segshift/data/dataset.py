@@ -74,6 +74,10 @@ class Unlabelled:
         self.fingerprint = dataset.fingerprint
         self.image_paths = image_paths(dataset)
         self.left_out = left_out(dataset)
+        self._said = repr(dataset)
+
+    def __repr__(self) -> str:
+        return self._said
 
 
 class OracleTarget:

@@ -21,6 +21,7 @@ from segshift.data.files import (
 from segshift.data.folder import classes_file, locate, read_ids, require_same_space, splits_of
 from segshift.data.oddities import alias, count
 from segshift.errors import DataError
+from segshift.paths import fault
 from segshift.taxonomy import read_classes
 
 Paths = Mapping[str, list[Path]]
@@ -51,6 +52,12 @@ def list_folder(path: Path | str, max_pixels: int = MAX_PIXELS) -> Listed:
         if splits:
             findings.splits[folder.name] = len(found)
         readings += found
+    if splits:
+        findings.problems += [
+            Problem(str(child), "holds labels/ but no images/; expected both, as its name is that of a split")
+            for child in sorted(root.iterdir())
+            if child.name not in splits and not child.name.startswith(".") and is_folder(child / "labels")
+        ]
     return Listed(findings, readings)
 
 
@@ -97,6 +104,11 @@ def _readings_of(folder: Path, findings: Findings, max_pixels: int) -> list[Read
     # A folder of labels that could not be listed is one problem, not one an image.
     if files is not None and is_folder(folder / "labels"):
         findings.problems += _unpaired(folder, images, labels, files)
+    findings.problems += [
+        Problem(str(same[0]), f"its name {why}; expected one that its label can bear too: rename it")
+        for name, same in images.items()
+        if (why := fault(name))
+    ]
     findings.notes += [*name_notes(list(images), f"{folder / 'images'}: "), *_left_aside(folder, images, files or {})]
     return readings
 

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from segshift.data.image_header import MAX_PIXELS, allowed_content, header, naming, opened, unreachable
+from segshift.data.png_rows import is_whole
 from segshift.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -43,12 +44,15 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]
     at: a link to nowhere is listed too. DataError names a folder that cannot be listed, other than that there is none.
     """
     found: dict[str, list[Path]] = {}
-    seen: set[str] = set()
+    # A link to a folder above leads out of this one, to labels and to other splits.
+    seen = {os.path.realpath(above) for above in Path(os.path.realpath(folder)).parents}
     for parent, folders, files in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
         seen.add(os.path.realpath(parent))
-        inside = (d for d in folders if not d.startswith("."))
-        folders[:] = sorted(d for d in inside if os.path.realpath(Path(parent, d)) not in seen)
-        for file in sorted(files):
+        inside = [d for d in folders if not d.startswith(".")]
+        # A folder that is called like a file is listed as one, and refused when it is read.
+        called = [d for d in inside if Path(d).suffix.lower() in suffixes]
+        folders[:] = sorted(d for d in inside if d not in called and os.path.realpath(Path(parent, d)) not in seen)
+        for file in sorted([*files, *called]):
             path = Path(parent, file)
             if path.suffix.lower() in suffixes and not file.startswith("."):
                 name = path.relative_to(folder).as_posix()[: -len(path.suffix)]
@@ -108,7 +112,8 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 def _decode(path: Path, what: str, max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     with naming(path, what):
-        image = header(io.BytesIO(allowed_content(path, max_pixels)), path, max_pixels)
+        content = allowed_content(path, max_pixels)
+        image = header(io.BytesIO(content), path, max_pixels)
         # The second picture of an MPO is a camera's preview; other frames are time or depth: none is "the" image.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise DataError(f"{path}: holds {getattr(image, 'n_frames', 1)} frames; expected one. Store one a file")
@@ -118,7 +123,14 @@ def _decode(path: Path, what: str, max_pixels: int, convert: Callable[[Image.Ima
         if isinstance(rawmode, str):
             image.info["rawmode"] = rawmode
         image.load()
+        if image.format == "PNG" and _ends_in_zeros(image) and not is_whole(content):
+            raise ValueError("it holds fewer pixels than its header says")
         return convert(image)
+
+
+def _ends_in_zeros(image: Image.Image) -> bool:
+    """Whether the last row is zero: else no row can be missing, and a file need not be unpacked twice."""
+    return not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
 
 
 def is_folder(path: Path) -> bool:

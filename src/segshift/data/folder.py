@@ -193,13 +193,23 @@ def _labels_of(folder: Path, names: tuple[str, ...], intake: Intake) -> dict[str
     missing = [name for name in names if name not in paths]
     more = f" ({len(missing)} of {len(names)} images have none)" if len(missing) > 1 and not intake.rules.skips else ""
     for name in missing:
-        intake.refuse(name, f"{labels / name}.png: the label of image {name} is missing{more}. Add or delete")
+        text = f"the label of image {name} is missing{more}. Add it, or leave such images out: --on-bad-file skip"
+        intake.refuse(name, f"{labels / name}.png: {text}")
     return one_each({name: paths[name] for name in names if name in paths}, intake)
 
 
 def classes_file(folder: Path) -> Path | None:
-    """The `classes.yaml` of a folder that holds `images/`: in it, or one folder up."""
-    return next((path for path in (folder / "classes.yaml", folder.parent / "classes.yaml") if path.is_file()), None)
+    """The `classes.yaml` of a folder that holds `images/`: in it, or one folder up.
+
+    DataError for one that is there and is no file, such as a link to nowhere: without it, ids are other classes.
+    """
+    for path in (folder / "classes.yaml", folder.parent / "classes.yaml"):
+        if path.is_file():
+            return path
+        if os.path.lexists(path):
+            found = "a link to nowhere" if path.is_symlink() and not path.exists() else "no file"
+            raise DataError(f"{path}: is {found}; expected a file that names the classes. Restore it, or delete it")
+    return None
 
 
 def infer_space(labels: Iterable[Path], max_pixels: int = MAX_PIXELS) -> LabelSpace:

@@ -34,8 +34,8 @@ class View:
 
     def __post_init__(self) -> None:
         low, high = self.scale
-        if not 0 < low <= high:
-            raise ConfigError(f"scale = {self.scale}; expected two numbers, 0 < low <= high, such as 0.7 1.3")
+        if not 0 < low <= high <= 100:
+            raise ConfigError(f"scale = {self.scale}; expected two numbers, 0 < low <= high <= 100, such as 0.7 1.3")
         if self.crop is not None and min(self.crop) < 1:
             raise ConfigError(f"crop = {self.crop}; expected height and width of at least 1 pixel")
         if self.window is not None:

@@ -27,6 +27,7 @@ from segshift.models.importer import load as load_published
 from segshift.models.resnet38 import ResNet38
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
+from segshift.plain_values import take_exactly
 from segshift.sealed import open_json, seal_json
 from segshift.taxonomy import LabelSpace
 from segshift.whole_files import atomic_write
@@ -58,6 +59,7 @@ def register(converter: cattrs.Converter) -> None:
 
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+take_exactly(_CONVERTER)
 register(_CONVERTER)
 
 
@@ -161,7 +163,10 @@ def load_weights(network: Segmenter, origin: Path, config: Network | None = None
         tensors = read_checkpoint(path)
         imported = _published(config, tensors)
     except ConfigError as error:
-        raise RunError(f"{error}. Expected a model to start from: a run of Segshift, or a file of weights") from error
+        end = "" if str(error).endswith("?") else "."
+        raise RunError(
+            f"{error}{end} Expected a model to start from: a run of Segshift, or a file of weights"
+        ) from error
     if imported is None:
         try:
             network.load_state_dict(tensors)
