@@ -81,7 +81,7 @@ def test_wrong_words(capsys: Said, tmp_path: Path) -> None:
         (f"adapt minicity/cbst --source {tmp_path}", 1, ("expected two folders, or minicity twice",)),
         (f"adapt own/cbst --source {tmp_path} --target {tmp_path}", 1, ("has no split 'train'",)),
         ("adapt minicity/cbst --weights pretrained", 1, ("SmallNet has no backbone",)),
-        (f"resume {tmp_path}", 1, ("holds no run.json", "expected a folder that `segshift adapt` wrote")),
+        (f"resume {tmp_path}", 1, ("run.json is missing", "expected a folder that `segshift adapt` wrote")),
         (f"predict {tmp_path} {tmp_path} --out {tmp_path}", 1, ("holds no model/model.json",)),
         (f"evaluate {tmp_path} --data {tmp_path}", 1, ("holds no model/model.json",)),
         (f"report {tmp_path}", 1, ("is not a run folder",)),

@@ -162,7 +162,7 @@ def read_info(path: Path, to_resume: bool = False) -> dict[str, Any]:
     file = path / "run.json"
     if not file.is_file():
         raise RunError(
-            f"{path} is not a run folder: it holds no run.json, so no run was begun there; expected a folder that "
+            f"{path} is not a run folder: {file} is missing, so no run was begun there; expected a folder that "
             "`segshift adapt` wrote"
         )
     info = _read_json(file)

@@ -178,7 +178,7 @@ def made_a_file(run: Path) -> None:
 
 
 UNREADABLE = r"run\.json: cannot be read as JSON"
-NO_RUN = r"run is not a run folder: it holds no run\.json, so no run was begun there"
+NO_RUN = r"run is not a run folder: .*run/run\.json is missing, so no run was begun there"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "all checkpoints": (all_cut, r"step-000006.*step-000005.*step-000004.*delete .*and the run begins anew"),
     "labels of two rounds": (

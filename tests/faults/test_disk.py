@@ -133,4 +133,4 @@ def test_a_folder_that_is_read_only(runs: Runs, tmp_path: Path) -> None:
     reference, run = runs.alone("source-only", 1), runs.disk / "source-only"
     made = OnDisk(reference.job.at(run), ROOM, tmp_path / "source-only", small_disk.lock, small_disk.unlock)
     (error,) = errors_of(reference, made)
-    assert error.startswith(f"{run / 'run.json'}: cannot be written (Read-only file system); the file system is read-")
+    assert error.startswith(f"{run}: cannot be written (Read-only file system); the file system is read-only: choose")

@@ -73,7 +73,7 @@ def test_a_kill_before_there_is_a_run(alone: Callable[[str], Reference], tmp_pat
     assert make(reference.job.at(run), run, Aim("run.json, half written")).killed
     ended = make(Command(run), run)
     assert ended.status == 1
-    assert f"{run} is not a run folder: it holds no run.json, so no run was begun there" in ended.said
+    assert f"{run} is not a run folder: {run / 'run.json'} is missing, so no run was begun there" in ended.said
     assert killed_and_resumed(reference, run, []) == []
 
 
