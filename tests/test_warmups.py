@@ -113,6 +113,27 @@ def test_the_warmups_losses_are_kept(row: Row, domains: Domains, tmp_path: Path)
     assert path is not None
 
 
+def test_a_warmup_that_was_trained_anew_is_not_gone_on_from(
+    row: Row, domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first checkpoint, the given model is the only place where the run's weights are."""
+    given, run = Path(shutil.copytree(row("source-only"), tmp_path / "given")), tmp_path / "run"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", killed)
+        start(tiny("cbst", *domains), run, given)
+    shutil.rmtree(given / "model")
+    shutil.copytree(row("adabn") / "model", given / "model")
+    with pytest.raises(RunError, match=r"given: holds other weights than when the run was begun from it"):
+        resume(run)
+    shutil.rmtree(given / "model")
+    shutil.copytree(row("source-only") / "model", given / "model")
+    assert weights(resume(run)) == weights(row("cbst"))
+
+
 # --- source-free -------------------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ from segshift.run_folder import read_info
 from segshift.snapshot import Position, stamp
 from segshift.stopping import Stopping
 from segshift.taxonomy import from_dict
-from segshift.warmups import before, space_of
+from segshift.warmups import before, require_same_weights, space_of, weights_digest
 
 LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
 
@@ -112,6 +112,7 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": recipe_file.to_dict(recipe),
         "warmup_from": None if warmup is None else str(warmup.resolve()),
+        "warmup_digest": None if warmup is None else weights_digest(warmup),
         "oracle": None if oracle is None else str(oracle.resolve()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "environment": environment(fabric.device.type),
@@ -259,6 +260,7 @@ class _Run:
         if state is not None:
             model.load_state_dict(state["players"]["model"])
         elif given is not None:
+            require_same_weights(given, self.info.get("warmup_digest"))
             load_weights(model, given, network)
             model.to(self.fabric.device)
             known = before(given, self.data.record, self.recipe.last[0])

@@ -57,6 +57,7 @@ class _Info(_Needed, total=False):
     left_out: dict[str, list[str]]
     resumed: list[_Resumed]
     environment: dict[str, Any]
+    warmup_digest: str | None
 
 
 class _Counted(TypedDict):

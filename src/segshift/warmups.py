@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from segshift.data.records import changed_roles
-from segshift.errors import ConfigError
-from segshift.models.network import describe_model, without_weights
+from segshift.errors import ConfigError, RunError
+from segshift.models.network import describe_model, model_folder, without_weights
 from segshift.recipe import Recipe
 from segshift.recipe_names import WARMUPS
 from segshift.run_folder import read_info
@@ -41,6 +42,27 @@ def fitted(recipe: Recipe, warmup: Path) -> Recipe:
         return replace(recipe, network=without_weights(recipe.network))
     model = describe_model(warmup)
     return replace(recipe, network=model.network, data=replace(recipe.data, short_side=model.short_side))
+
+
+def weights_digest(warmup: Path) -> str:
+    """SHA-256 of the weights of a given model. RunError where they cannot be read."""
+    path = model_folder(warmup) / "model.safetensors" if warmup.is_dir() else warmup
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read ({error.strerror}); expected the weights that the run starts from. Put them back"
+        ) from error
+
+
+def require_same_weights(warmup: Path, digest: str | None) -> None:
+    """RunError where a given model is not the one a run was begun from; `digest` None: the run did not say."""
+    if digest is not None and weights_digest(warmup) != digest:
+        raise RunError(
+            f"{warmup}: holds other weights than when the run was begun from it, and no checkpoint holds those. Put "
+            "them back, or start a new run"
+        )
 
 
 class Before(NamedTuple):
