@@ -49,10 +49,10 @@ FAILURES = {
     "both-are-interrupted": (130, "error: stopped"),
     "1-hangs": (1, "error: another process of this run has ended, or did not answer in time ("),
 }
-FAST = ("1-is-killed",)
 
 
-@pytest.mark.parametrize("what", [pytest.param(w, marks=[] if w in FAST else pytest.mark.slow) for w in FAILURES])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FAILURES)
 def test_a_group_ends_with_one_message(tmp_path: Path, what: str) -> None:
     status, message = FAILURES[what]
     # The error output is open for as long as any process lives: `run` waits for all of them.

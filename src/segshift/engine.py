@@ -295,11 +295,11 @@ class Engine:
         """
         if at == self._saved:
             return
+        started = time.monotonic()
         require_finite(method.players(), at.t, method.optimizers(), method.state_dict(), self._way_back)
         self._saved = at
         if not self.fabric.is_global_zero:
             return
-        started = time.monotonic()
         state = snapshot(method, at, store.finished) | dict(self.stamp)
         if (soft := store.soft_labels()) is not None:
             state["soft"] = soft.round
