@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from tests.fakes.tiny import Watched
 
 from segshift import checkpoint
-from segshift.adapt import recipe_of
+from segshift.adapt import recipe_of, resume
 from segshift.checkpoint import Latest
 from segshift.errors import RunError
 from segshift.resumption import resume_point
@@ -117,3 +118,22 @@ def test_a_label_swapped_for_another_is_noticed(run: Path) -> None:
 def test_a_run_without_checkpoints_begins_at_its_start(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     assert found(run) == (None, None, "")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the first checkpoint", "later"])
+def test_what_has_changed_on_the_machine_is_said_and_kept(
+    cbst: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str], begun: bool
+) -> None:
+    run = Path(shutil.copytree(cbst.copies[-2], tmp_path / "run"))
+    if not begun:
+        shutil.rmtree(run / "checkpoints")
+    info = json.loads((run / "run.json").read_text())
+    assert "resumed" not in info
+    info["environment"]["libraries"]["torch"] = "1.0"
+    (run / "run.json").write_text(json.dumps(info))
+    resume(run)
+    assert "warning: torch was 1.0, is " in capsys.readouterr().out
+    (resumed,) = json.loads((run / "run.json").read_text())["resumed"]
+    assert resumed["step"] > 0 if begun else resumed["step"] == 0
+    assert [text.partition(",")[0] for text in resumed["changed"]] == ["torch was 1.0"]
+    assert "torch was 1.0" in (run / "report.html").read_text()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 import shlex
 import shutil
 import sys
@@ -17,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +54,6 @@ from segshift.snapshot import Position, stamp
 from segshift.stopping import Stopping
 from segshift.taxonomy import from_dict
 from segshift.warmups import before, require_same_weights, space_of, weights_digest
-
-LIBRARIES = ("segshift", "torch", "torchvision", "timm", "lightning-fabric", "kornia", "numpy", "pillow")
 
 
 def start(
@@ -101,6 +97,7 @@ def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
 
 def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracle: Path | None) -> dict[str, Any]:
     """What `run.json` says."""
+    now = environment(fabric.device.type)
     info = {
         "name": recipe.name,
         "label": recipe.label,
@@ -114,8 +111,8 @@ def _info(recipe: Recipe, data: Data, fabric: Fabric, warmup: Path | None, oracl
         "warmup_from": None if warmup is None else str(warmup.resolve()),
         "warmup_digest": None if warmup is None else weights_digest(warmup),
         "oracle": None if oracle is None else str(oracle.resolve()),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-        "environment": environment(fabric.device.type),
+        "versions": {"python": now["python"]} | now["libraries"],
+        "environment": now,
         "threads": recipe.settings.threads,
         "device": str(fabric.device.type),
         "processes": recipe.settings.devices * recipe.settings.nodes,
@@ -157,7 +154,7 @@ def resume(folder: Path) -> Path:
             held.enter_context(only_one(folder))
         data = open_all(recipe, space=from_dict(info["space"], str(folder / "run.json"))[0])
         _require_same_data(folder, info["data"], data.record)
-        return _Run(folder, recipe, data, info, fabric).to_the_end()
+        return _Run(folder, recipe, data, info, fabric, resumed=True).to_the_end()
 
 
 def _require_same_data(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -177,8 +174,11 @@ def recipe_of(folder: Path) -> Recipe:
 class _Run:
     """A run on its way: what its phases share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, data: Data, info: dict[str, Any], fabric: Fabric) -> None:
+    def __init__(
+        self, folder: Path, recipe: Recipe, data: Data, info: dict[str, Any], fabric: Fabric, resumed: bool = False
+    ) -> None:
         self.folder, self.recipe, self.data, self.info, self.fabric = folder, recipe, data, info, fabric
+        self.resumed = resumed
         self.reporter = Reporter(quiet=not fabric.is_global_zero)
         self.stopping = Stopping(folder, alone=fabric.world_size == 1)
         self.stamp = stamp(recipe)
@@ -221,7 +221,6 @@ class _Run:
         if path is not None:
             at = Position(**state["position"])
             self.reporter.say(f"resuming at step {at.t}, from {path}")
-            self._compare_environment(at)
         else:
             state, at = None, Position()
             if self.info["warmup_from"] is not None:
@@ -229,7 +228,9 @@ class _Run:
                 length = sum(phase.length for _, phase in before)
                 at = Position(len(before), 0, length, length)
         self.engine.log.cut(at.t)
-        self._say_what_the_log_lacks(at)
+        if self.resumed:
+            self._say_what_the_log_lacks(at)
+            self._compare_environment(at)
         return at, state
 
     def _say_what_the_log_lacks(self, at: Position) -> None:
