@@ -1,269 +1,180 @@
-"""CBST's selection (Algorithm 2 and Eq. 8), and IAST's (Algorithm 1), against the textbook way, in the same run.
+"""Pseudo-label selection of four papers, against the way of their forks and good numpy, in the same run.
 
-    python benchmarks/selection.py                  time, peak memory and disk for 20 images of 512x1024
-    python benchmarks/selection.py --method iast    the same of IAST's selector
-    python benchmarks/selection.py --growth         memory from 10 to 1,000 images of 256x512
+    python benchmarks/selection.py                              20 images of 512x1024, then of 1024x2048
+    python benchmarks/selection.py --methods cbst --sizes 512x1024 --threads 1
+    python benchmarks/selection.py --device cuda --methods cbst iast
+    python benchmarks/selection.py --short                      what `make bench` runs
 
-Both sides start from a network's float16 logits (19 classes, stride 8; synthetic smooth fields) and end with a
-threshold for each class and a label map for each image. The textbook way writes each float32 softmax map to disk,
-keeps each class's confidences in a numpy array, sorts them, and reads the maps again for the labels. Ours writes
-the logits and upsamples them three times. Of IAST, whose labels need no second pass, the textbook way makes each
-softmax map in memory and sorts each class's confidences; ours writes the logits and upsamples them once.
-
-Each side runs in a process of its own, so its peak memory is its own; the network and the label files, alike on both
-sides, are left out of time and disk.
+From a network's float16 logits to a threshold a class and a label file an image, by the sides of `selection_sides.py`.
+Each side runs in a process of its own, so that its peak memory is its own. Beside them: upsampling and softmax of every
+image once, the exponentials that our passes cannot do without at the rate the machine reaches, and the forward of
+DeepLab-v2 with ResNet-101, on the image size in question.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import resource
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+import tyro
 
-import segshift
-from segshift.methods.cbst import class_thresholds
-from segshift.methods.iast import InstanceAdaptiveSelector
-from segshift.methods.iast_selector import select_all
-from segshift.parts.confidence import balanced_labels, top1
-from segshift.types import Prediction
+import measuring
+from segshift.models.deeplab import DeepLabV2
+from selection_sides import CLASSES, SIDES, ours, softmax_once, synthetic_logits
 
-CLASSES, STRIDE, PORTION = 19, 8, 0.2
-RESULTS = Path(__file__).parent / "results" / "selection.jsonl"
-
-
-def synthetic_logits(seed: int, height: int, width: int) -> torch.Tensor:
-    """(19, height / 8, width / 8) float16: regions as in an image, noise at their borders, rare classes."""
-    generator = torch.Generator().manual_seed(seed)
-    size = (height // STRIDE, width // STRIDE)
-    regions = interpolate(torch.randn(1, CLASSES, 6, 12, generator=generator), size, mode="bicubic")[0]
-    rarity = torch.linspace(1.5, -2.5, CLASSES)[:, None, None]
-    return (4 * regions + rarity + 0.3 * torch.randn(CLASSES, *size, generator=generator)).half()
+PASSES = {"st": 3, "cbst": 3, "iast": 1, "category-adaptive": 2}
+"""How often ours upsamples an image and takes its exponentials."""
+READY = ("segshift.methods.iast", "segshift.methods.category_adaptive", "segshift.models.deeplab", "tyro")
+COLUMNS = ("seconds", "memory_mb", "disk_mb")
 
 
-class CachedLogits(list[Prediction]):
-    """A scan over cached logits, as `segshift.scan` keeps them, on one process."""
-
-    rank, world = 0, 1
-
-    def __init__(self, files: list[Path], size: tuple[int, int]) -> None:
-        super().__init__()
-        self.files, self.size = files, size
-
-    def confidences(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        for file in self.files:
-            yield file.stem, *top1(torch.from_numpy(np.load(file)), self.size)
-
-    @property
-    def total(self) -> int:
-        return len(self.files)
-
-    def reordered(self, order: Sequence[int], unit: int = 1) -> CachedLogits:
-        del unit
-        return CachedLogits([self.files[i] for i in order], self.size)
-
-    def merge(self, partial: torch.Tensor) -> torch.Tensor:
-        return partial
+@dataclass(frozen=True)
+class Options:
+    methods: tuple[str, ...] = tuple(SIDES)
+    sizes: tuple[str, ...] = ("512x1024", "1024x2048")
+    images: int = 20
+    device: str = "cpu"
+    """Of ours, of the softmax and of the network; the others are numpy."""
+    threads: int = min(2, os.cpu_count() or 1)
+    repeats: int = 3
+    textbook_repeats: int = 1
+    """It takes minutes, and is known to be slow."""
+    forward: bool = True
+    """Time the network as well."""
+    short: bool = False
+    """Four images of 256x512, three repeats, no network."""
+    out: Path = measuring.RESULTS / "selection.jsonl"
 
 
-def ours(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
-    for file in inputs:
-        np.save(work / file.name, np.load(file))
-    cached = [work / file.name for file in inputs]
-    thresholds = class_thresholds(CachedLogits(cached, size), PORTION, CLASSES)
-    for file in cached:
-        label = balanced_labels(torch.from_numpy(np.load(file)), thresholds, size)
-        np.save(labels / file.name, label.numpy())
-    return thresholds.numpy()
-
-
-def textbook(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
-    pools: list[list[np.ndarray]] = [[] for _ in range(CLASSES)]
-    for file in inputs:
-        logits = torch.from_numpy(np.load(file)).float()[None]
-        prob = interpolate(logits, size, mode="bilinear")[0].softmax(0).numpy()
-        np.save(work / file.name, prob)
-        label, confidence = prob.argmax(0), prob.max(0)
-        for c in range(CLASSES):
-            pools[c].append(confidence[label == c])
-    thresholds = np.ones(CLASSES, np.float32)
-    for c, pool in enumerate(pools):
-        ordered = np.sort(np.concatenate(pool))[::-1]
-        n = int(len(ordered) * PORTION)
-        if n:
-            thresholds[c] = ordered[n - 1]
-    for file in inputs:
-        ratio = np.load(work / file.name) / thresholds[:, None, None]
-        label = ratio.argmax(0).astype(np.uint8)
-        label[ratio.max(0) < 1] = 255
-        np.save(labels / file.name, label)
-    return thresholds
-
-
-def ours_iast(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
-    for file in inputs:
-        np.save(work / file.name, np.load(file))
-    selector = InstanceAdaptiveSelector(CLASSES)
-    for image in select_all(CachedLogits([work / file.name for file in inputs], size), selector):
-        np.save(labels / f"{image.name}.npy", image.label.numpy())
-    return selector.thresholds.numpy()
-
-
-def textbook_iast(inputs: list[Path], size: tuple[int, int], work: Path, labels: Path) -> np.ndarray:
-    del work  # nothing is written but the labels
-    theta = np.full(CLASSES, 0.9)
-    for file in inputs:
-        logits = torch.from_numpy(np.load(file)).float()[None]
-        prob = interpolate(logits, size, mode="bilinear")[0].softmax(0).numpy()
-        label, confidence = prob.argmax(0), prob.max(0)
-        local = theta.copy()
-        for c in range(CLASSES):
-            ordered = np.sort(confidence[label == c])[::-1]
-            if len(ordered):
-                local[c] = ordered[int(PORTION * theta[c] ** 8 * len(ordered))]
-        theta = 0.9 * theta + 0.1 * local
-        np.save(labels / file.name, np.where(confidence > theta[label], label, 255).astype(np.uint8))
-    return theta
-
-
-SIDES = {
-    ("cbst", "ours"): ours,
-    ("cbst", "textbook"): textbook,
-    ("iast", "ours"): ours_iast,
-    ("iast", "textbook"): textbook_iast,
-}
-
-
-def megabytes_at_peak() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def child(arguments: argparse.Namespace) -> None:
-    """One side, measured: prints a JSON object."""
-    torch.set_num_threads(arguments.threads)
-    inputs = sorted(arguments.folder.glob("inputs/*.npy"))[: arguments.images]
-    size = (arguments.height, arguments.width)
-    work, labels = arguments.folder / "work", arguments.folder / f"labels-{arguments.side}"
-    shutil.rmtree(work, ignore_errors=True)
+def measured(method: str, side: str, size: tuple[int, int], folder: Path, options: Options) -> dict[str, Any]:
+    """One side of one method, in this process."""
+    torch.set_num_threads(options.threads)
+    inputs = sorted(folder.glob("inputs/*.npy"))
+    work, labels = folder / "work", folder / f"labels-{side}"
     work.mkdir()
     labels.mkdir(exist_ok=True)
-    top1(synthetic_logits(0, 64, 64), (64, 64))  # libraries load their kernels at the first use
-    before, start, start_cpu = megabytes_at_peak(), time.perf_counter(), time.process_time()
-    thresholds = SIDES[arguments.method, arguments.side](inputs, size, work, labels)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    report = {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "memory_mb": megabytes_at_peak() - before,
-        "disk_mb": sum(f.stat().st_size for f in work.iterdir()) / 2**20,
-        "thresholds": thresholds.tolist(),
+    # Libraries load what they need at its first use.
+    softmax_once(inputs[:1], (64, 64), options.device)
+    with tempfile.TemporaryDirectory() as aside:
+        ours(method, inputs[:1], (64, 64), Path(aside) / "work", Path(aside), options.device, lambda: None)
+    before, disk, thresholds = measuring.megabytes_at_peak(), Largest(work), np.empty(0)
+    started = time.perf_counter()
+    if side == "softmax":
+        softmax_once(inputs, size, options.device)
+    elif side == "ours":
+        thresholds = ours(method, inputs, size, work, labels, options.device, disk.look)
+    else:
+        thresholds = SIDES[method][side](inputs, size, work, labels, options.device)
+        disk.look()
+    seconds = time.perf_counter() - started
+    shutil.rmtree(work, ignore_errors=True)
+    peak = measuring.megabytes_at_peak() - before
+    return {"seconds": seconds, "memory_mb": peak, "disk_mb": disk.megabytes, "thresholds": thresholds.tolist()}
+
+
+class Largest:
+    """The most that a folder has held when looked at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.megabytes = folder, 0.0
+
+    def look(self) -> None:
+        held = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()) / 2**20
+        self.megabytes = max(self.megabytes, held)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def compare(method: str, size: str, folder: Path, options: Options) -> dict[str, Any]:
+    """Medians of the sides, run in turn; how far their thresholds and labels are apart."""
+    runs: dict[str, list[dict[str, Any]]] = {"textbook": [], "numpy": [], "ours": [], "softmax": []}
+    for turn in range(options.repeats):
+        for side, found in runs.items():
+            if side != "textbook" or turn < options.textbook_repeats:
+                arguments = method, side, size_of(size), folder, options
+                found.append(measuring.in_own_process(measured, *arguments, ready=READY))
+    rows = {
+        side: {column: measuring.spread([run[column] for run in found])._asdict() for column in COLUMNS}
+        for side, found in runs.items()
     }
-    shutil.rmtree(work)
-    print(json.dumps(report))
-
-
-def measure(side: str, folder: Path, images: int, arguments: argparse.Namespace) -> dict:
-    options = {"folder": folder, "images": images, "height": arguments.height, "width": arguments.width}
-    command = [sys.executable, __file__, "--side", side, "--method", arguments.method]
-    command += ["--threads", str(arguments.threads)]
-    for name, value in options.items():
-        command += [f"--{name}", str(value)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def write_inputs(folder: Path, arguments: argparse.Namespace) -> None:
-    (folder / "inputs").mkdir()
-    for i in range(arguments.images):
-        logits = synthetic_logits(i, arguments.height, arguments.width)
-        np.save(folder / "inputs" / f"{i:05}.npy", logits.numpy())
-
-
-def compare(folder: Path, arguments: argparse.Namespace) -> dict:
-    """The sides in turn, `repeats` times; medians."""
-    sides: dict[str, list[dict]] = {"textbook": [], "ours": []}
-    for _ in range(arguments.repeats):
-        for side, runs in sides.items():
-            runs.append(measure(side, folder, arguments.images, arguments))
-    columns = ("seconds", "cpu_seconds", "memory_mb", "disk_mb")
-    rows = {side: {c: statistics.median(run[c] for run in runs) for c in columns} for side, runs in sides.items()}
-    ratios = {c: rows["textbook"][c] / max(rows["ours"][c], 1e-9) for c in columns}
-    print(f"{'':10}{'seconds':>12}{'CPU seconds':>12}{'memory MB':>12}{'disk MB':>12}   ({arguments.images} images)")
-    for title, row in {**rows, "ratio": ratios}.items():
-        print(f"{title:10}" + "".join(f"{row[c]:12.2f}" for c in columns))
+    found = np.array(runs["ours"][0]["thresholds"])
+    theirs = np.array(runs["numpy"][0]["thresholds"])
     pairs = [(file, folder / "labels-ours" / file.name) for file in (folder / "labels-textbook").iterdir()]
-    differing = np.mean([np.mean(np.load(theirs) != np.load(found)) for theirs, found in pairs])
-    theirs, found = (np.array(sides[side][0]["thresholds"]) for side in ("textbook", "ours"))
-    agreement = {"thresholds_differ_by": float(np.abs(theirs - found).max()), "labels_differ_on": float(differing)}
+    differing = float(np.mean([np.mean(np.load(a) != np.load(b)) for a, b in pairs]))
+    return {"sides": rows, "thresholds_apart": float(np.abs(theirs - found).max()), "labels_apart": differing}
+
+
+def forward_seconds(size: str, options: Options) -> float:
+    """The network that the figures are held against, on one image; the faster of two."""
+    torch.set_num_threads(options.threads)
+    network = DeepLabV2(weights=None).build(CLASSES).eval().to(options.device)
+    image = torch.rand(1, 3, *size_of(size), device=options.device)
+    with torch.no_grad():
+        network(image)
+        return min(measuring.timed(lambda: network(image), options.device) for _ in range(2))
+
+
+def report(
+    method: str, size: str, found: dict[str, Any], limit: measuring.Limits, options: Options
+) -> dict[str, float]:
+    """Print a method's table; what of it is guarded."""
+    height, width = size_of(size)
+    sides = found["sides"]
+    rows = [
+        [side, *(f"{sides[side][c]['median']:.2f}" for c in COLUMNS),
+         f"{sides[side]['seconds']['least']:.2f} to {sides[side]['seconds']['most']:.2f}"]
+        for side in ("textbook", "numpy", "ours")
+    ]  # fmt: skip
+    print(f"\n{method}, {options.images} images of {size}, {options.threads} threads")
+    print(measuring.table(["", "seconds", "memory MB", "disk MB", "spread of seconds"], rows))
+    seconds = {side: sides[side]["seconds"]["median"] for side in sides}
+    floor = PASSES[method] * options.images * CLASSES * height * width / limit.exponentials_per_second
+    ratios = {f"{side}/ours": seconds[side] / seconds["ours"] for side in ("textbook", "numpy", "softmax")}
+    ratios["disk"] = sides["textbook"]["disk_mb"]["median"] / max(sides["ours"]["disk_mb"]["median"], 1e-9)
     print(
-        f"thresholds differ by {np.abs(theirs - found).max():.1e} at most, labels on {100 * differing:.5f} % of pixels"
+        f"ours: {ratios['textbook/ours']:.1f} times the textbook's speed, {ratios['numpy/ours']:.1f} times numpy's; "
+        f"{1 / ratios['softmax/ours']:.2f} of upsampling and softmax once ({seconds['softmax']:.2f} s)\n"
+        f"limit: the exponentials of {PASSES[method]} passes, {floor:.2f} s on one thread; ours is "
+        f"{seconds['ours'] / floor:.1f} times that. Thresholds differ from numpy's by {found['thresholds_apart']:.1e}, "
+        f"labels from the textbook's on {100 * found['labels_apart']:.4f} % of pixels"
     )
-    return {**rows, "ratio": ratios, **agreement}
-
-
-def growth(folder: Path, arguments: argparse.Namespace) -> dict:
-    """Our peak memory for 10 images, and for all."""
-    peaks = {n: measure("ours", folder, n, arguments) for n in (10, arguments.images)}
-    print(f"{'images':>8}{'memory MB':>12}{'seconds':>10}")
-    for n, run in peaks.items():
-        print(f"{n:8}{run['memory_mb']:12.1f}{run['seconds']:10.2f}")
-    difference = peaks[arguments.images]["memory_mb"] - peaks[10]["memory_mb"]
-    print(f"growth: {difference:.1f} MB")
-    return {"memory_mb": {str(n): run["memory_mb"] for n, run in peaks.items()}, "growth_mb": difference}
+    if found.get("forward"):
+        share = seconds["ours"] / options.images / found["forward"]
+        print(f"DeepLab-v2 ResNet-101: {found['forward']:.3f} s an image; selection is {100 * share:.2f} % of it")
+    return {f"{method} {size} {name}": value for name, value in ratios.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--method", choices=["cbst", "iast"], default="cbst", help="whose selection")
-    parser.add_argument("--growth", action="store_true", help="memory from 10 to --images images")
-    parser.add_argument("--images", type=int, help="default 20; with --growth 1000")
-    parser.add_argument("--height", type=int, help="default 512; with --growth 256")
-    parser.add_argument("--width", type=int, help="default 1024; with --growth 512")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch, on both sides")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each side; the median counts")
-    parser.add_argument("--side", choices=["ours", "textbook"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    default = (1000, 256, 512) if arguments.growth else (20, 512, 1024)
-    for name, value in zip(("images", "height", "width"), default):
-        setattr(arguments, name, getattr(arguments, name) or value)
-    if arguments.side:
-        child(arguments)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_inputs(Path(folder), arguments)
-        result = (growth if arguments.growth else compare)(Path(folder), arguments)
-    line = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python benchmarks/selection.py", *sys.argv[1:]]),
-        "versions": {
-            "segshift": segshift.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {"cores": os.cpu_count(), "threads": arguments.threads},
-        "method": arguments.method,
-        "images": [arguments.images, arguments.height, arguments.width, CLASSES],
-        "result": result,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    options = tyro.cli(Options, description=(__doc__ or "").splitlines()[0])
+    if options.short:
+        options = Options(sizes=("256x512",), images=4, forward=False, threads=1, short=True, out=options.out)
+    limit = measuring.limits("cpu", 1)
+    results, ratios = {}, {}
+    for size in options.sizes:
+        forward = forward_seconds(size, options) if options.forward else None
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "inputs").mkdir()
+            for i in range(options.images):
+                np.save(folder / "inputs" / f"{i:05}.npy", synthetic_logits(i, *size_of(size)).numpy())
+            for method in options.methods:
+                found = compare(method, size, folder, options) | {"forward": forward}
+                ratios |= report(method, size, found, limit, options)
+                results[f"{method} {size}"] = found
+                for labels in folder.glob("labels-*"):
+                    shutil.rmtree(labels)
+    machine = measuring.machine(options.device, options.threads, limit)
+    measuring.save(options.out, machine, {"images": options.images} | results, ratios)
 
 
 if __name__ == "__main__":

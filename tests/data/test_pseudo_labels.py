@@ -257,6 +257,7 @@ def test_no_damage_reads_as_another_label(label, hits):
     with tempfile.TemporaryDirectory() as folder:
         store = PseudoLabels(Path(folder) / "round-1", K)
         store.write("a", torch.from_numpy(label))
+        store.finish({})
         for content in damaged(store.path("a").read_bytes(), hits):
             store.path("a").write_bytes(content)
             try:
@@ -290,6 +291,7 @@ def test_names_stay_in_the_folder(store):
 )
 def test_a_lost_or_damaged_label_is_named_with_the_cure(store, spoil, message):
     store.write("town/a", torch.tensor([[0, 1], [2, 255]]))
+    store.finish({})
     spoil(store.path("town/a"))
     with pytest.raises(RunError, match=rf"town/a\.png.*{message}.*[Rr]esume the run from the start of round 3"):
         store.read("town/a")
@@ -331,7 +333,9 @@ def test_thresholds_are_finite(store):
 
 def test_a_disk_that_refuses_is_named(tmp_path):
     (tmp_path / "round-1").write_text("a file where the folder should be")
+    store = PseudoLabels(tmp_path / "round-1", K)
+    store.write("a", torch.zeros(1, 1, dtype=torch.uint8))
     with pytest.raises(RunError, match=r"round-1/pseudo-labels/a\.png: cannot be written"):
-        PseudoLabels(tmp_path / "round-1", K).write("a", torch.zeros(1, 1, dtype=torch.uint8))
+        store.finish({})
     with pytest.raises(RunError, match="expected a name such as round-1"):
         PseudoLabels(tmp_path / "first", K)

@@ -22,6 +22,7 @@ from segshift.methods.iast_selector import (
     moving_average,
     proportion,
     ranked,
+    ranked_by_sorting,
     released_threshold,
     select_all,
 )
@@ -91,6 +92,29 @@ def test_the_released_threshold_is_a_percentile(values: list[float], share: floa
     descending = torch.tensor(sorted(values, reverse=True))
     expected = np.percentile([*values, previous], 100 * (1 - share))
     assert released_threshold(descending, len(values), Fraction(share), previous) == pytest.approx(expected, abs=1e-9)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([0.1, 0.4, 0.40001, 0.9, 1.0]), st.sampled_from([0, 1, 3, IGNORE])),
+            min_size=1,
+            max_size=40,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    ALPHAS,
+)
+@settings(deadline=None)
+def test_sorting_on_a_gpu_ranks_alike(units: list[list[tuple[float, int]]], alpha: float) -> None:
+    images = [
+        Confidence("", torch.tensor([[v for v, _ in unit]]), torch.tensor([[c for _, c in unit]], dtype=torch.uint8))
+        for unit in units
+    ]
+    expected, found = ranked(images, CLASSES, alpha), ranked_by_sorting(images, CLASSES, alpha)
+    assert found.pixels == expected.pixels
+    assert all(map(torch.equal, found.top, expected.top))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), ALPHAS, st.floats(0.05, 1), st.floats(0, 20), st.booleans())

@@ -47,6 +47,22 @@ def test_equals_sorting_however_the_values_are_cut(samples, cuts, share):
     assert torch.equal(bits(found), bits(by_sorting(samples, n)))
 
 
+@given(SAMPLES, st.floats(0, 1))
+@settings(deadline=None, max_examples=150)
+def test_a_second_reading_may_leave_out_what_lies_outside_its_bounds(samples, share):
+    n = [math.floor(share * sum(g == group for _, g in samples)) for group in range(GROUPS)]
+    left_out = []
+
+    def again(least, most):
+        inside = [(v, g) for v, g in samples if least[g] <= np.float32(v) <= most[g]]
+        left_out.append(len(samples) - len(inside))
+        return parts(inside)
+
+    found = nth_largest(lambda: parts(samples), GROUPS, lambda _: torch.tensor(n), again=again)
+    assert torch.equal(bits(found), bits(by_sorting(samples, n)))
+    assert len(left_out) == any(n)
+
+
 @given(SAMPLES, st.lists(st.integers(0, 60), min_size=1, max_size=3), st.floats(0.01, 1))
 @settings(deadline=None, max_examples=60)
 def test_processes_that_merge_get_the_bits_of_one(samples, cuts, share):

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from segshift import checkpoint
+from segshift.background import Behind
 from segshift.data.file_digests import FileDigests, names_below, require_written
 from segshift.data.files import read_label
 from segshift.data.image_header import allowed_so_far
@@ -62,6 +63,7 @@ class PseudoLabels:
         self._keep_predictions = keep_predictions
         self._merge = merge or _identity
         self._soft = self._soft_of(self.round)
+        self._behind = Behind()
         self._reset()
 
     def _reset(self) -> None:
@@ -89,14 +91,15 @@ class PseudoLabels:
         """Keep a pseudo-label: class ids, 255 where nothing was selected, at the image's working size.
 
         `predicted` is each pixel's most probable class, selected or not (255: none); it is counted. The first write
-        opens the round again if it was finished. Raises RunError where the disk refuses.
+        opens the round again if it was finished. The file is written while the caller goes on: where the disk refuses,
+        one of the next writes raises RunError, or `finish` does.
         """
         if name in self._written:
             raise ValueError(f"pseudo-label {name!r} is written twice in round {self.round}; expected once an image")
         label = self._checked(label.cpu(), f"pseudo-label {name!r}")
         if not self._written:
             discard(self._statistics_file)
-        self._keep_file(LABELS, name, self.path(name), label)
+        self._behind.do(self._keep_file, LABELS, name, self.path(name), label)
         self._written.add(name)
         counts = torch.bincount(label.reshape(-1), minlength=256)[: self.num_classes]
         self._pixels += label.numel()
@@ -107,7 +110,7 @@ class PseudoLabels:
             self._predicted += torch.bincount(predicted.reshape(-1), minlength=256)[: self.num_classes]
             self._with_prediction += 1
             if self._keep_predictions:
-                self._keep_file(PREDICTIONS, name, self.prediction_path(name), predicted)
+                self._behind.do(self._keep_file, PREDICTIONS, name, self.prediction_path(name), predicted)
 
     def _keep_file(self, kind: str, name: str, path: Path, label: Tensor) -> None:
         content = _png(label)
@@ -166,8 +169,10 @@ class PseudoLabels:
     def finish(self, thresholds: Mapping[str, Sequence[float] | Tensor]) -> None:
         """Close the round: sum the counts over processes (all must call it), then write the statistics.
 
-        `thresholds` are named lists of k numbers. Raises TrainingError where one of them is no finite number.
+        `thresholds` are named lists of k numbers. Raises TrainingError where one of them is no finite number, RunError
+        where a label could not be written.
         """
+        self._behind.wait()
         numbers = {key: [float(value) for value in values] for key, values in thresholds.items()}
         _require_finite(numbers, self.folder)
         head = torch.tensor([self._pixels, len(self._written), self._unlabelled, self._with_prediction])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segshift.data.dataset import LabelledDataset
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
 from segshift.errors import ConfigError, DataError
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.batch_norm import Policy, check_policy
@@ -52,8 +52,7 @@ def class_thresholds(scan: Predictions, portion: float, num_classes: int, stride
     N_c counts every stride-th pixel of a class in each image, in raster order, from its first. float32.
     """
     _check(portion, stride)
-    read = partial(_selected, scan, stride, num_classes)
-    return nth_largest(read, num_classes, partial(portion_of, portion), getattr(scan, "merge", None), NOTHING)
+    return _order_statistic(scan, portion, num_classes, stride, by_class=True)
 
 
 def global_threshold(scan: Predictions, portion: float, stride: int = 1) -> float:
@@ -62,8 +61,7 @@ def global_threshold(scan: Predictions, portion: float, stride: int = 1) -> floa
     1.0 where floor(p·N) = 0. The stride picks pixels per image and class, as for `class_thresholds`.
     """
     _check(portion, stride)
-    read = partial(_selected, scan, stride, None)
-    return float(nth_largest(read, 1, partial(portion_of, portion), getattr(scan, "merge", None), NOTHING))
+    return float(_order_statistic(scan, portion, None, stride, by_class=False))
 
 
 def pseudo_labels(prob: Float[Tensor, "k h w"], thresholds: Float[Tensor, " k"]) -> Int64[Tensor, "h w"]:
@@ -146,10 +144,24 @@ def portion_schedule(n: int, initial: float = 0.2, step: float = 0.05, limit: fl
     return round(min(limit, initial + step * (n - 1)), 10)
 
 
-def _selected(scan: Predictions, stride: int, num_classes: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Confidences and their classes, image by image; without `num_classes`, all in group 0."""
-    for entry in confidences(scan, num_classes):
-        yield _ranked(entry.confidence, entry.label, stride, num_classes is not None)
+def _order_statistic(
+    scan: Predictions, portion: float, num_classes: int | None, stride: int, by_class: bool
+) -> Float32[Tensor, " groups"]:
+    """The floor(p·N)-th largest confidence of each class, or of all pixels."""
+
+    def read() -> Iterator[tuple[Tensor, Tensor]]:
+        for entry in confidences(scan, num_classes):
+            yield _ranked(entry.confidence, entry.label, stride, by_class)
+
+    def again(least: Tensor, most: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        assert narrow is not None
+        for confidence, label in narrow(least, most):
+            yield _ranked(confidence, label, 1, by_class)
+
+    # With a stride, which pixels count depends on all before them.
+    narrow = getattr(scan, "confidences_within", None) if stride == 1 else None
+    share, merge = partial(portion_of, portion), getattr(scan, "merge", None)
+    return nth_largest(read, num_classes or 1, share, merge, NOTHING, None if narrow is None else again)
 
 
 @one_thread()

@@ -92,6 +92,8 @@ class Ranked(NamedTuple):
 
 def ranked(images: Sequence[Confidence], num_classes: int, alpha: float) -> Ranked:
     """The ceil(alpha N) + 2 largest confidences of each class, sorted: with θ <= 1, Eq. 7 never reaches below."""
+    if images[0].confidence.device.type != "cpu":
+        return ranked_by_sorting(images, num_classes, alpha)
     confidence = np.concatenate([image.confidence.cpu().numpy().ravel() for image in images])
     label = np.concatenate([image.label.cpu().numpy().ravel() for image in images])
     top, counts = [], []
@@ -102,6 +104,19 @@ def ranked(images: Sequence[Confidence], num_classes: int, alpha: float) -> Rank
             values = np.partition(values, count - wanted)[count - wanted :]
         top.append(torch.from_numpy(np.sort(values)[::-1].copy()))
         counts.append(count)
+    return Ranked(tuple(top), tuple(counts))
+
+
+def ranked_by_sorting(images: Sequence[Confidence], num_classes: int, alpha: float) -> Ranked:
+    """`ranked`, the same numbers, by two sorts of all pixels: what a GPU does faster than a copy to the processor."""
+    descending, order = torch.cat([image.confidence.flatten() for image in images]).sort(descending=True)
+    label = torch.cat([image.label.flatten() for image in images])
+    _, by_class = label[order].sort(stable=True)
+    values, top, start = descending[by_class], [], 0
+    counts = torch.bincount(label.int(), minlength=num_classes)[:num_classes].tolist()
+    for count in counts:
+        top.append(values[start : start + min(count, math.ceil(alpha * count) + 2)].cpu())
+        start += count
     return Ranked(tuple(top), tuple(counts))
 
 

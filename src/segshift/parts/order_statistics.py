@@ -87,11 +87,14 @@ def nth_largest(
     rank: Callable[[Int64[Tensor, " groups"]], Int64[Tensor, " groups"]],
     merge: Callable[[Tensor], Tensor] | None = None,
     nothing: float = math.nan,
+    again: Callable[[Float32[Tensor, " groups"], Float32[Tensor, " groups"]], Iterable[Part]] | None = None,
 ) -> Float32[Tensor, " groups"]:
     """The n-th largest value of each group, exactly, counting repeated values as often as they occur.
 
     read    called at most twice; each time it gives all values of this process, in parts of any size
             and in any order: (float32 (n,) without NaN, group numbers (n,)).
+    again   called instead the second time, with the least and the largest value of each group that then counts (inf
+            and inf where none does): what lies outside may be left out.
     rank    from the number of values of each group over all processes to n, 0 <= n <= that number.
     merge   sums an int64 tensor over processes; None on one process.
     nothing the answer for a group whose n is 0.
@@ -111,7 +114,7 @@ def nth_largest(
 
     wanted = torch.where(n > 0, high_bin, -1).int()
     low = KeyHistogram(groups)
-    for values, group in read():
+    for values, group in read() if again is None else again(*_bounds(wanted)):
         _count_low(low, wanted, values, group)
     counts = merge(low.counts).cpu()
     if not torch.equal(counts.sum(0), expected):
@@ -122,6 +125,15 @@ def nth_largest(
     low_bin, _ = locate(counts, rest)
     keys = ((high_bin - BINS // 2) * BINS + low_bin).int()
     return torch.where(n > 0, values_of_keys(keys), nothing)
+
+
+def _bounds(bins: Int32[Tensor, " groups"]) -> tuple[Tensor, Tensor]:
+    """The least and the largest value that fall into each high bin; inf and inf for bin -1."""
+    first = (bins - BINS // 2) * BINS
+    # Beyond infinity a key stands for no number.
+    least, largest = values_of_keys(first + (BINS - 1)), values_of_keys(first)
+    least, largest = least.where(~least.isnan(), -torch.inf), largest.where(~largest.isnan(), torch.inf)
+    return least.where(bins >= 0, torch.inf), largest.where(bins >= 0, torch.inf)
 
 
 @one_thread()
