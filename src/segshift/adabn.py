@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from segshift.data.dataset import ImageDataset
+from segshift.data.resizing import resize_image
 from segshift.data.sampling import Stream, generator
-from segshift.data.transforms import resize_image, to_float, working_size
+from segshift.data.transforms import to_float, working_size
 from segshift.models.segmenter import Segmenter
 from segshift.parts.batch_norm import re_estimate
 from segshift.parts.processes import sum_over_processes, world_size

@@ -13,7 +13,8 @@ from segshift.data.dataset import OracleTarget, Unlabelled
 from segshift.data.domains import Domains
 from segshift.data.mining import Miner
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.sampling import Feed, LabelOf, SoftOf, Steps, Stream, subset_at, unchanged
+from segshift.data.sampling import Feed, LabelOf, PackedBatch, SoftOf, Steps, Stream, keeps_size, subset_at, unchanged
+from segshift.data.transforms import View
 from segshift.data.translation import Translator
 from segshift.errors import RunError, SegshiftError
 from segshift.phase import Phase, Settings
@@ -22,37 +23,57 @@ from segshift.types import Batch
 
 
 def batches(
-    phase: Phase, settings: Settings, data: Domains, store: PseudoLabels, at: Position, last: int, rank: int, world: int
+    phase: Phase,
+    settings: Settings,
+    data: Domains,
+    store: PseudoLabels,
+    at: Position,
+    last: int,
+    rank: int,
+    world: int,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """The batches of steps at.t .. last-1 of a round, this process's share of each.
+    """The batches of steps at.t .. last-1 of a round, this process's share of each, on a device.
 
     Raises DataError where a file has gone bad since it was checked, RunError where a loading process has died.
     """
     source = target = None
     if "source" in phase.method.domains:
-        share, labelled = phase.source_share.at(at.round), data.labelled()
+        share, ready = phase.source_share.at(at.round), _ready(data, phase.source_view)
+        labelled = ready.labelled()
         indices = subset_at(settings.seed, Stream.SOURCE, at.round, len(labelled.names), share)
         translate = None
         if phase.translation is not None:
             translate = Translator(phase.translation, data.target, data.short_side, settings.seed)
-        source = _feed(phase, settings, data, Stream.SOURCE, labelled.label, indices=indices, translate=translate)
+        source = _feed(phase, settings, ready, Stream.SOURCE, labelled.label, indices=indices, translate=translate)
     if "target" in phase.method.domains:
-        label, miner = target_labels(data.target, store), miner_of(phase, data.target, store)
-        soft = soft_labels(data.target, store)
-        target = _feed(phase, settings, data, Stream.TARGET, label, miner=miner, soft=soft)
+        ready = _ready(data, phase.target_view)
+        label, miner = target_labels(ready.target, store), miner_of(phase, ready.target, store)
+        soft = soft_labels(ready.target, store)
+        target = _feed(phase, settings, ready, Stream.TARGET, label, miner=miner, soft=soft)
     steps = Steps(source, target, at.t, last, rank, world)
     # The loader draws a seed for its workers: from a generator of its own, not from the global one.
     own = torch.Generator().manual_seed(settings.seed)
     loader = DataLoader(
-        _Told(steps), batch_size=None, num_workers=settings.workers, generator=own, collate_fn=unchanged
+        _Told(steps),
+        batch_size=None,
+        num_workers=settings.workers,
+        generator=own,
+        collate_fn=unchanged,
+        pin_memory=torch.device(device).type == "cuda",
     )
-    return _loaded(iter(loader))
+    return _loaded(iter(loader), device)
 
 
 def labelled_domains(phase: Phase, data: Domains, store: PseudoLabels) -> list[str]:
     """The domains whose labels a round trains on."""
     labelled = {"source": True, "target": store.finished or isinstance(data.target, OracleTarget)}
     return [domain for domain in phase.method.domains if labelled[domain]]
+
+
+def _ready(data: Domains, view: View) -> Domains:
+    """The domains as a view is cheapest cut from: where it needs images at their working size alone, those at hand."""
+    return data.worked if data.worked is not None and keeps_size(view) else data
 
 
 def _feed(phase: Phase, settings: Settings, data: Domains, stream: Stream, label: LabelOf | None, **drawn: Any) -> Feed:
@@ -62,8 +83,8 @@ def _feed(phase: Phase, settings: Settings, data: Domains, stream: Stream, label
     return Feed(images, label, view, data.short_side, phase.batch, stream, settings.seed, **drawn)
 
 
-class _Told(Dataset[Batch | SegshiftError]):
-    """Steps whose errors are items: raised in a loading process, one would arrive wrapped in a traceback."""
+class _Told(Dataset[PackedBatch | SegshiftError]):
+    """Steps as bytes, whose errors are items: raised in a loading process, one would arrive wrapped in a traceback."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -71,17 +92,17 @@ class _Told(Dataset[Batch | SegshiftError]):
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __getitem__(self, item: int) -> Batch | SegshiftError:
+    def __getitem__(self, item: int) -> PackedBatch | SegshiftError:
         try:
-            return self._steps[item]
+            return self._steps.packed(item)
         except SegshiftError as error:
             return error
 
 
-def _loaded(loader: Iterator[Batch | SegshiftError]) -> Iterator[Batch]:
+def _loaded(loader: Iterator[PackedBatch | SegshiftError], device: torch.device | str) -> Iterator[Batch]:
     while True:
         try:
-            batch = next(loader, None)
+            packed = next(loader, None)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -89,11 +110,11 @@ def _loaded(loader: Iterator[Batch | SegshiftError]) -> Iterator[Batch]:
                 f"a process that loads images has died ({error}); expected it to live as long as the run. The memory "
                 "may be used up: resume the run, with fewer --settings.workers where it happens again"
             ) from error
-        if batch is None:
+        if packed is None:
             return
-        if isinstance(batch, SegshiftError):
-            raise batch
-        yield batch
+        if isinstance(packed, SegshiftError):
+            raise packed
+        yield packed.unpacked(device)
 
 
 def target_labels(target: Unlabelled | OracleTarget, store: PseudoLabels) -> LabelOf | None:

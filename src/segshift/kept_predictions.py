@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from segshift.data.dataset import OracleTarget
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
 from segshift.errors import DataError, RunError
 from segshift.parts.confidence import confidences
 from segshift.types import Prediction, Predictions

@@ -23,11 +23,12 @@ from segshift import taxonomy
 from segshift.checkpoint import atomic_write
 from segshift.data.dataset import OracleTarget
 from segshift.data.folder import locate
-from segshift.data.layouts import FOLDER, LAYOUTS
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
 from segshift.data.open_data import MINICITY, DataConfig, open_oracle, place_of
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.recognise import has_labels
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
+from segshift.data.shards import have_labels
 from segshift.errors import DataError
 from segshift.json_shape import misfit
 from segshift.run_folder import read_run
@@ -249,6 +250,8 @@ def withheld(config: DataConfig, space: LabelSpace) -> OracleTarget | None:
     root = Path(place.path)
     if place.path == MINICITY:
         there = True
+    elif place.layout == SHARDS:
+        there = have_labels(place.path, place.split)
     elif place.layout == FOLDER:
         there = (locate(root, place.split) / "labels").is_dir()
     else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from segshift import checkpoint
 from segshift.data.dataset import OracleTarget
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
 from segshift.errors import RunError
 from segshift.methods.cpsl import KEPT, RECTIFIED, SL, ST
 from segshift.taxonomy import IGNORE, LabelSpace

@@ -8,14 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
 
+from segshift.data.resizing import cut_image, cut_label, resize_image, resize_label
 from segshift.data.transforms import (
     View,
-    apply_to_image,
-    apply_to_label,
     draw_geometry,
-    resize_image,
-    resize_label,
     to_float,
     working_size,
 )
@@ -53,7 +52,7 @@ def test_image_and_label_get_the_same_geometry(
     label = blocks(size, seed)
     painted = (label * 255).expand(3, -1, -1).contiguous()
     geometry = draw_geometry(size, view, short_side, np.random.default_rng(seed))
-    image, cut = apply_to_image(painted, geometry), apply_to_label(label, geometry)
+    image, cut = to_float(cut_image(painted, geometry)), cut_label(label, geometry).long()
     assert image.shape == (3, *geometry.size)
     assert cut.shape == geometry.size
     assert (image.dtype, cut.dtype) == (torch.float32, torch.int64)
@@ -130,8 +129,8 @@ def test_a_window_is_the_resized_cut() -> None:
     view = View((20, 40), flip=False, window=(40, 40))
     geometry = draw_geometry((80, 160), view, None, np.random.default_rng(0), centre=(0.25, 0.25))
     assert (geometry.resized, geometry.top, geometry.left) == ((40, 80), 0, 0)
-    assert (apply_to_image(image, geometry)[:, :-1, :-1] > 0.95).all()
-    assert (apply_to_label(image[0] // 255, geometry) == 1).all()
+    assert (to_float(cut_image(image, geometry))[:, :-1, :-1] > 0.95).all()
+    assert (cut_label(image[0] // 255, geometry) == 1).all()
 
 
 @given(size=SIZES, view=VIEWS, short_side=SHORT_SIDES, seed=st.integers(0, 10**6))
@@ -162,11 +161,11 @@ def test_working_size_keeps_the_aspect(size: tuple[int, int], short_side: int) -
 @pytest.mark.parametrize("flip", [False, True])
 def test_padding(flip: bool) -> None:
     geometry = Geometry((4, 4), 0, 0, (6, 5), flip)
-    label = apply_to_label(torch.ones(4, 4, dtype=torch.uint8), geometry)
+    label = cut_label(torch.ones(4, 4, dtype=torch.uint8), geometry)
     expected = torch.full((6, 5), IGNORE)
     expected[:4, :4] = 1
     assert torch.equal(label, expected.flip(1) if flip else expected)
-    image = apply_to_image(torch.full((3, 4, 4), 255, dtype=torch.uint8), geometry)
+    image = to_float(cut_image(torch.full((3, 4, 4), 255, dtype=torch.uint8), geometry))
     assert torch.equal(image[0] == 1, label == 1)
 
 
@@ -194,11 +193,36 @@ def test_resizing() -> None:
     )
 
 
+LINES = st.integers(1, 70)
+
+
+@settings(max_examples=60)
+@given(
+    before=st.tuples(LINES, LINES), after=st.tuples(LINES, LINES.filter(lambda n: n > 1)), seed=st.integers(0, 10**6)
+)
+def test_resizing_gives_the_bits_of_torchvision(before: tuple[int, int], after: tuple[int, int], seed: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, *before), dtype=np.uint8))
+    expected = reference.resize(image, list(after), antialias=True)
+    found = resize_image(image, after)
+    assert torch.equal(found, expected) and found.stride() == expected.stride()
+    nearest = reference.resize(image[:1], list(after), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    assert torch.equal(resize_label(image[0], after), nearest)
+
+
+def test_resizing_without_a_kernel_for_bytes_gives_the_bits_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors without AVX2: float32, rounded."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 61, 83), dtype=np.uint8))
+    for size in ((30, 40), (90, 127), (61, 20)):
+        assert torch.equal(resize_image(image, size), reference.resize(image, list(size), antialias=True))
+
+
 def test_a_label_of_another_size_is_brought_to_the_image() -> None:
     label = blocks((10, 12), 0)
     geometry = Geometry((20, 24), 3, 5, (9, 11), True)
     double = label.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    assert torch.equal(apply_to_label(label, geometry), double[3:12, 5:16].flip(1).long())
+    assert torch.equal(cut_label(label, geometry), double[3:12, 5:16].flip(1))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from segshift.data.doctor import validate
 from segshift.data.files import read_image
 from segshift.data.folder import Folder
 from segshift.data.open_data import DataConfig, open_oracle, open_source, open_target, open_test
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
 from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError, RunError
 from segshift.options import TableOptions

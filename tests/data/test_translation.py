@@ -21,7 +21,7 @@ from torch import Tensor
 from segshift import recipe as recipe_file
 from segshift import tables
 from segshift.adapt import resume, start
-from segshift.data.transforms import resize_image
+from segshift.data.resizing import resize_image
 from segshift.data.translation import Translation, Translator, fourier, lab_statistics, translate
 from segshift.errors import ConfigError
 from segshift.methods.iast import IASTConfig

@@ -2,8 +2,8 @@
 
     python -m tests.fakes.process RANK WORLD PORT JOB.json
 
-It leaves in the job's folder `rank-R.json` (`measured`), and the runs that the job's recipes ask for, each with every
-process's final weights beside it: RUN-rank-R.safetensors.
+It leaves in the job's folder `rank-R.json` (`measured`, where the job asks for it), and the runs that the job's recipes
+ask for, each with every process's final weights beside it: RUN-rank-R.safetensors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from segshift.scan import LogitScan, Views
 from segshift.warmups import space_of
 
 SIZE = 48
+TIMEOUT = timedelta(seconds=240)
 
 
 def measured(model: Path, target: Path, scratch: Path, rank: int, world: int) -> dict[str, Any]:
@@ -64,8 +66,15 @@ def train(recipe: Recipe, folder: Path, warmup: Path | None) -> None:
         start(recipe, folder, warmup, data=data)
 
 
+def cut_short(run: Path, again: Path) -> None:
+    """A copy of a run's folder as a kill after its second checkpoint would have left it."""
+    shutil.copytree(run, again)
+    for path in sorted((again / "checkpoints").iterdir())[2:]:
+        path.unlink()
+
+
 def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
-    """Train the job's recipes; then resume a copy of the first from the middle."""
+    """Train the job's recipes; then resume copies of some from the middle."""
     train_phase = Engine.train
 
     def train_and_keep(engine: Engine, phase: Any, name: str, model: torch.nn.Module, *rest: Any) -> Any:
@@ -79,24 +88,22 @@ def run_all(job: dict[str, Any], folder: Path, rank: int) -> None:
         for name, content in job["recipes"].items():
             model = None if name in job["whole"] else Path(job["model"])
             train(recipe_file.from_dict(content, name), folder / name, model)
-        first = folder / next(iter(job["recipes"]))
-        again = folder / "resumed"
-        if rank == 0:
-            shutil.copytree(first, again)
-            for path in sorted((again / "checkpoints").iterdir())[2:]:
-                path.unlink()
-        dist.barrier()
-        resume(again)
+        for again, (first, strategy) in job["again"].items():
+            if rank == 0:
+                cut_short(folder / first, folder / again)
+            dist.barrier()
+            resume(folder / again, strategy=strategy)
 
 
 def main(rank: int, world: int, port: int, path: Path) -> None:
     torch.set_num_threads(1)
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_RANK": rank}
     os.environ.update({key: str(value) for key, value in group.items()})
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=TIMEOUT)
     job = json.loads(path.read_text())
-    found = measured(Path(job["model"]), Path(job["target"]), path.parent, rank, world)
-    (path.parent / f"rank-{rank}.json").write_text(json.dumps(found))
+    if job["measure"]:
+        found = measured(Path(job["model"]), Path(job["target"]), path.parent, rank, world)
+        (path.parent / f"rank-{rank}.json").write_text(json.dumps(found))
     run_all(job, path.parent, rank)
     dist.destroy_process_group()
 

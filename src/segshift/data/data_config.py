@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from segshift.data.files import MAX_PIXELS
 from segshift.data.intake import FileRules, OnBadFile
-from segshift.data.layouts import FOLDER, LAYOUTS
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
 from segshift.errors import ConfigError
 from segshift.taxonomy import MERGES
 
@@ -35,7 +35,8 @@ class DataConfig:
     adapted from target images alone (source-free adaptation)."""
     target: str = MINICITY
     source_layout: str = FOLDER
-    """folder (images/, labels/ and classes.yaml), or a public data set of `segshift.data.layouts`."""
+    """folder (images/, labels/ and classes.yaml), shards (tar files with images, and labels), or a public data set of
+    `segshift.data.layouts`."""
     target_layout: str = FOLDER
     source_split: str | None = "train"
     """Split of the source. Of a data set without splits, train is all of it; None: the folder holds images/ itself."""
@@ -71,14 +72,20 @@ class DataConfig:
     on_bad_file: OnBadFile = "stop"
     """What becomes of files that cannot be used: stop before the first step, and list them; or skip: go without them,
     and list them in the run and its report."""
+    check: int | None = None
+    """How many images of each set are read before the first step, evenly spread over it. None: all of them, which is
+    right until it takes too long; the rest is then first read when it is drawn, and a file that is bad stops the run
+    there."""
 
     def __post_init__(self) -> None:
         FileRules(self.max_pixels, self.on_bad_file)
+        if self.check is not None and self.check < 1:
+            raise ConfigError(f"check = {self.check}; expected at least 1 image of each set, or None for all of them")
         if self.short_side is not None and self.short_side < 16:
             raise ConfigError(f"short_side = {self.short_side}; expected at least 16 pixels, or None for the own size")
         for name in ("source_layout", "target_layout"):
-            if getattr(self, name) not in (FOLDER, *LAYOUTS):
-                raise ConfigError(f"{name} = {getattr(self, name)!r}; expected one of {', '.join((FOLDER, *LAYOUTS))}")
+            if getattr(self, name) not in (known := (FOLDER, SHARDS, *LAYOUTS)):
+                raise ConfigError(f"{name} = {getattr(self, name)!r}; expected one of {', '.join(known)}")
         if self.score_as not in (OWN, *MERGES):
             raise ConfigError(f"score_as = {self.score_as!r}; expected one of {', '.join((OWN, *MERGES))}")
         if self.folds < 0 or self.folds == 1:

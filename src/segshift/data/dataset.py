@@ -8,12 +8,12 @@ bound alone; the engine takes it only where a type says "oracle").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
 
+from segshift.data.member import File
 from segshift.errors import DataError
 from segshift.taxonomy import LabelSpace
 
@@ -42,12 +42,12 @@ class LabelledDataset(ImageDataset, Protocol):
     def label(self, index: int) -> UInt8[Tensor, "h w"]: ...
 
 
-def image_paths(dataset: ImageDataset) -> tuple[Path, ...] | None:
+def image_paths(dataset: ImageDataset) -> Sequence[File] | None:
     """The files of a data set's images, in the order of its names; None where they are drawn on demand."""
     return getattr(dataset, "image_paths", None)
 
 
-def label_paths(dataset: ImageDataset) -> tuple[Path, ...] | None:
+def label_paths(dataset: ImageDataset) -> Sequence[File] | None:
     """The files of a data set's labels, likewise; None where there are none, or they cannot be reached from it."""
     return getattr(dataset, "label_paths", None)
 
@@ -57,9 +57,9 @@ def left_out(dataset: ImageDataset) -> dict[str, str]:
     return dict(getattr(dataset, "left_out", {}))
 
 
-def listed(dataset: ImageDataset) -> tuple[str, ...]:
+def listed(dataset: ImageDataset) -> Sequence[str]:
     """All images that a data set's list of files holds, in order, also those that are left out."""
-    return tuple(getattr(dataset, "listed", dataset.names))
+    return getattr(dataset, "listed", dataset.names)
 
 
 class Unlabelled:
@@ -68,7 +68,8 @@ class Unlabelled:
     def __init__(self, dataset: ImageDataset) -> None:
         if len(dataset.names) == 0:
             raise DataError(f"target: {dataset!r} holds no image; expected at least 1")
-        self.names = tuple(dataset.names)
+        # As they are: the names of a hundred million images are made when they are asked for.
+        self.names = dataset.names
         # `label` is not passed on, so that a method that asks for one fails type checking, and fails when run.
         self.image = dataset.image
         self.fingerprint = dataset.fingerprint
@@ -84,7 +85,7 @@ class OracleTarget:
     """A labelled target, for what is called oracle: the supervised upper bound and withheld-truth diagnoses."""
 
     def __init__(self, dataset: LabelledDataset) -> None:
-        self.names = tuple(dataset.names)
+        self.names = dataset.names
         self.space = dataset.space
         self.image = dataset.image
         self.label = dataset.label

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, left_out
-from segshift.data.layouts import FOLDER, LAYOUTS
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
 from segshift.data.open_data import MINICITY, DataConfig, Place, declared_space, place_of, usual_test_split
 from segshift.data.protocols import ScoredAs
 from segshift.taxonomy import CITYSCAPES, LabelSpace
@@ -135,10 +135,13 @@ def _where(place: Place, split: str | None) -> str:
     """`Cityscapes, split val`: no path, which is another machine's."""
     if place.path == MINICITY:
         return f"MiniCity's {place.domain} town, split {split or 'train'}"
-    if place.layout != FOLDER:
+    if place.layout not in (FOLDER, SHARDS):
         known = LAYOUTS[place.layout]
         return f"{known.title}, split {split}" if known.splits else f"{known.title} (all of it)"
-    return f"the folder {Path(place.path).name}" + (f", split {split}" if split else "")
+    parts = Path(place.path).parts
+    # Of a pattern, the last part alone may be no more than *.tar.
+    name = "/".join(parts[-2:]) if place.layout == SHARDS and set("*?[{") & set(parts[-1]) else Path(place.path).name
+    return f"the {place.layout} {name}" + (f", split {split}" if split else "")
 
 
 def _ordinal(number: int) -> str:

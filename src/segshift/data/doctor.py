@@ -12,15 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from segshift.data import oddities
+from segshift.data.contents import spread
 from segshift.data.dataset import ImageDataset
 from segshift.data.folder import require_same_size, worker_threads
+from segshift.data.member import File
 from segshift.data.protocols import notes_of
 from segshift.data.shared_images import within
 from segshift.data.sizes import Sizes
@@ -53,7 +54,7 @@ class Findings:
     labels: int = 0
     splits: dict[str, int] = field(default_factory=dict)
     """Images in each split; empty where there are no splits."""
-    files: dict[str, list[Path]] = field(default_factory=dict)
+    files: dict[str, list[File]] = field(default_factory=dict)
     """Image files of each split, of "" where there are no splits; empty where a data set is not looked at on disk."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(height, width) of the images that could be read."""
@@ -97,21 +98,39 @@ class _Seen(NamedTuple):
 
 
 def check(
-    dataset: ImageDataset, where: str | None = None, track: Track | None = None, sizes: Sizes | None = None
+    dataset: ImageDataset,
+    where: str | None = None,
+    track: Track | None = None,
+    sizes: Sizes | None = None,
+    most: int | None = None,
 ) -> Findings:
     """Read every image, and every label where the data set has them; `track` shows progress.
 
-    `sizes`: what a run can work on; an image of another size has a fault. None: any.
+    `sizes`: what a run can work on; an image of another size has a fault. None: any. `most`: the images that are read,
+    evenly spread over the set; None: all. Where the set has more, a note says so.
     """
     findings = Findings(where or repr(dataset), space=getattr(dataset, "space", None))
     label = getattr(dataset, "label", None)
+    chosen, names = spread(len(dataset.names), most), dataset.names
     items = [
-        Reading(name, name, partial(_fitting, dataset, i, sizes), None if label is None else partial(label, i))
-        for i, name in enumerate(dataset.names)
+        Reading(names[i], names[i], partial(_fitting, dataset, i, sizes), None if label is None else partial(label, i))
+        for i in chosen
     ]
     examine(items, findings, track)
-    findings.notes += [*notes_of(dataset), *name_notes(dataset.names)]
+    findings.notes += notes_of(dataset)
+    if len(chosen) < len(names):
+        findings.notes.insert(0, _unread(len(chosen), len(names)))
+    else:
+        findings.notes += name_notes(names)
     return findings
+
+
+def _unread(read: int, images: int) -> str:
+    return (
+        f"{read} of {images} images were read and checked, evenly spread (check = {read}); the others are first read "
+        "when they are drawn, and one that cannot be used stops the run there. Names were not compared by case, nor "
+        "images with each other within the set"
+    )
 
 
 def _fitting(dataset: ImageDataset, index: int, sizes: Sizes | None) -> Tensor:
@@ -124,13 +143,17 @@ def _fitting(dataset: ImageDataset, index: int, sizes: Sizes | None) -> Tensor:
 
 
 def validate(
-    dataset: ImageDataset, role: str = "source", track: Track | None = None, sizes: Sizes | None = None
+    dataset: ImageDataset,
+    role: str = "source",
+    track: Track | None = None,
+    sizes: Sizes | None = None,
+    most: int | None = None,
 ) -> Findings:
     """`check`, and one DataError that lists every fault (the first 20 by name) where there is any.
 
     `role` (source, target, test) begins the message. Notes are in what is returned, and stop nothing.
     """
-    findings = check(dataset, track=track, sizes=sizes)
+    findings = check(dataset, track=track, sizes=sizes, most=most)
     if findings.problems:
         count = len(findings.problems)
         lines = "\n".join(f"  {problem}" for problem in findings.problems[:LISTED])

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from segshift.data.doctor import Findings, Listed, Problem, Reading, Track, name_notes, read
 from segshift.data.doctor_folder import list_folder
+from segshift.data.doctor_shards import list_shards
 from segshift.data.files import MAX_PIXELS, is_folder, read_image
 from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import Item, Layout, expected_label, label_files
-from segshift.data.layouts import FOLDER, LAYOUTS, parse
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS, parse
 from segshift.data.recognise import lookalikes
+from segshift.data.shard_paths import holds_shards
 from segshift.errors import ConfigError, DataError
 
 
@@ -50,11 +52,15 @@ def list_data(text: str, max_pixels: int = MAX_PIXELS) -> Listed:
     DataError where there is nothing to look at.
     """
     name, path = parse(text)
+    if name == SHARDS:
+        return list_shards(path, max_pixels)
     if name != FOLDER:
         return list_layout(LAYOUTS[name], path, max_pixels)
     try:
         return list_folder(path, max_pixels)
     except DataError as error:
+        if holds_shards(Path(path)):
+            raise DataError(f"{error}. It holds shards: segshift check {SHARDS}:{path}") from error
         known = lookalikes(Path(path))
         commands = " or ".join(f"segshift check {name}:{path}" for name in known)
         hint = f". It looks like {LAYOUTS[known[0]].title}: {commands}" if known else ""

@@ -19,6 +19,8 @@ class Domains:
     space: LabelSpace
     short_side: int | None = None
     """Working size of the images: their shorter side, in pixels. None: their own."""
+    worked: Domains | None = None
+    """The same domains, of which images and labels come at the working size, where they lie ready so."""
 
     def images(self, domain: str) -> ImageDataset:
         """The images of a domain. ConfigError where that is the source, and there is none."""

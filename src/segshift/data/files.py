@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from segshift.data.image_header import MAX_PIXELS, allowed_content, header, naming, opened, unreachable
+from segshift.data.member import File
 from segshift.data.png_rows import is_whole
 from segshift.errors import DataError
 
@@ -60,7 +61,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]
     return dict(sorted(found.items()))
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w"]:
+def read_image(path: File, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w"]:
     """An image of any mode as RGB, uint8, turned upright by its EXIF orientation.
 
     Transparency is dropped; 16-bit values keep their high byte (65535 is white). DataError names the file where it
@@ -71,7 +72,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 h w
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
+def read_label(path: File, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
     """The ids of a label file as they stand in it: 8-bit greyscale, or the indices of a palette image.
 
     DataError names a file that cannot be decoded, holds more than `max_pixels` pixels, or whose pixels are no such ids
@@ -81,7 +82,7 @@ def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]
     return torch.from_numpy(np.array(ids))
 
 
-def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> Int32[Tensor, "h w"]:
+def read_first_channel(path: File, max_pixels: int = MAX_PIXELS) -> Int32[Tensor, "h w"]:
     """The first channel (red, or the only one) of a 16-bit PNG, as its values stand in it.
 
     Pillow would keep the high byte of 16-bit colours alone, so OpenCV decodes them. DataError names a file that cannot
@@ -101,7 +102,7 @@ def read_first_channel(path: Path, max_pixels: int = MAX_PIXELS) -> Int32[Tensor
     return torch.from_numpy(first.astype(np.int32))
 
 
-def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: File, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header alone. DataError as of `read_image`."""
     with naming(path, "an image"), opened(path) as file:
         image = header(file, path, max_pixels)
@@ -110,7 +111,7 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         return (image.width, image.height) if swapped else (image.height, image.width)
 
 
-def _decode(path: Path, what: str, max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decode(path: File, what: str, max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     with naming(path, what):
         content = allowed_content(path, max_pixels)
         image = header(io.BytesIO(content), path, max_pixels)
@@ -157,7 +158,7 @@ def _upright(converted: Image.Image, original: Image.Image) -> Image.Image:
     return converted if turn is None else converted.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: File) -> Image.Image:
     if image.mode == "F":
         raise DataError(f"{path}: pixels are floating-point numbers; expected 8 or 16 bits. Save it as 8-bit RGB")
     if image.mode.startswith("I"):
@@ -172,7 +173,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _ids(image: Image.Image, path: Path) -> Image.Image:
+def _ids(image: Image.Image, path: File) -> Image.Image:
     cure = "expected class ids as 8-bit greyscale or palette indices. Convert its values to ids"
     if image.format in ("JPEG", "MPO"):
         raise DataError(f"{path}: is a JPEG, which changes ids; expected a PNG. Save it from the original labels")

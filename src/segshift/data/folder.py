@@ -29,6 +29,7 @@ from segshift.data.files import (
 )
 from segshift.data.image_header import unreachable
 from segshift.data.intake import FileRules, Intake
+from segshift.data.member import File
 from segshift.errors import DataError
 from segshift.taxonomy import IGNORE, LabelSpace, id_table, read_classes, unnamed
 
@@ -255,7 +256,7 @@ def _largest_id(label: Tensor) -> int:
     return int(used.max()) if used.numel() else -1
 
 
-def read_ids(path: Path, space: LabelSpace, ignore: int = IGNORE, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
+def read_ids(path: File, space: LabelSpace, ignore: int = IGNORE, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "h w"]:
     """A label file with ids of `space`; the file's `ignore` id becomes 255. DataError names any other id."""
     raw = read_label(path, max_pixels)
     table = id_table({i: i for i in range(len(space))})

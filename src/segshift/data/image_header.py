@@ -29,6 +29,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from segshift.data.member import File, Member
 from segshift.errors import DataError
 
 MAX_PIXELS = 89_478_485
@@ -61,7 +62,7 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def naming(path: Path, what: str) -> Generator[None]:
+def naming(path: File, what: str) -> Generator[None]:
     """Any failure to read or decode becomes a DataError that names the file, and keeps the decoder's as its cause."""
     try:
         yield
@@ -73,15 +74,19 @@ def naming(path: Path, what: str) -> Generator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[IO[bytes]]:
+def opened(path: File) -> Generator[IO[bytes]]:
     """The file at a path, to be read. ValueError where it is none: reading a pipe, say, would wait for ever."""
+    if isinstance(path, Member):
+        with path.open() as file:
+            yield file
+        return
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
         yield file
 
 
-def allowed_content(path: Path, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> bytes:
+def allowed_content(path: File, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> bytes:
     """The bytes of a picture whose header states no more than `max_pixels` pixels; a PNG's checksums are compared.
 
     DataError where there are more, or where the file is empty; whatever Pillow raises on a damaged one.
@@ -97,7 +102,7 @@ def allowed_content(path: Path, max_pixels: int, formats: tuple[str, ...] = FORM
     return content
 
 
-def header(file: IO[bytes], path: Path, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
+def header(file: IO[bytes], path: File, max_pixels: int, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
     """A picture of which nothing is decoded. DataError: an empty file, another format, or more than `max_pixels`.
 
     Pillow's own `Image.open` would warn of many pixels, or state their number alone; so its readers are called here.
@@ -154,7 +159,7 @@ def _raise_limit(max_pixels: int) -> None:
             Image.MAX_IMAGE_PIXELS = max_pixels
 
 
-def _refuse_size(image: Image.Image, path: Path, max_pixels: int) -> None:
+def _refuse_size(image: Image.Image, path: File, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise DataError(
@@ -163,9 +168,9 @@ def _refuse_size(image: Image.Image, path: Path, max_pixels: int) -> None:
         )
 
 
-def _unusable(path: Path, what: str, error: Exception) -> DataError:
+def _unusable(path: File, what: str, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
-        return unreachable(path, error, what)
+        return unreachable(path.shard if isinstance(path, Member) else path, error, what)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return DataError(f"{path}: too large ({error}). Cut it into tiles, or raise the limit with --max-pixels")
     if isinstance(error, MemoryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from segshift.data.acdc import ACDC
@@ -20,6 +21,8 @@ from segshift.errors import ConfigError
 
 FOLDER = "folder"
 """The generic layout of one's own images (`segshift.data.folder`)."""
+SHARDS = "shards"
+"""One's own images in tar files (`segshift.data.shards`)."""
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (GTA5, SYNTHIA, CITYSCAPES, NTHU, BDD, MAPILLARY, ACDC, DARK_ZURICH, CAMVID, LOVEDA)
@@ -30,7 +33,7 @@ def layout(name: str) -> Layout:
     """The layout of this name. ConfigError with the nearest names where there is none."""
     if name in LAYOUTS:
         return LAYOUTS[name]
-    near = _near(name, cutoff=0.5)
+    near = _near(name, LAYOUTS, cutoff=0.5)
     hint = f". Did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"data set {name!r} is not known; expected one of {', '.join(LAYOUTS)}{hint}")
 
@@ -44,14 +47,15 @@ def parse(text: str) -> tuple[str, str]:
     name, colon, path = text.partition(":")
     if not colon:
         return FOLDER, text
-    if name in (FOLDER, *LAYOUTS):
+    if name in (FOLDER, SHARDS, *LAYOUTS):
         return name, str(Path(path).expanduser()) if path.startswith("~") else path
-    near = _near(name, cutoff=0.75)
+    near = _near(name, (SHARDS, *LAYOUTS), cutoff=0.75)
     if near and "/" not in name and not Path(text).exists():
         raise ConfigError(f"{text}: data set {name!r} is not known; did you mean {near[0]}:{path}?")
     return FOLDER, text
 
 
-def _near(name: str, cutoff: float) -> list[str]:
-    alike = difflib.get_close_matches(name.lower().replace("-", "_"), LAYOUTS, n=2, cutoff=cutoff)
-    return alike or [known for known in LAYOUTS if known in name.lower()][:2]
+def _near(name: str, among: Iterable[str], cutoff: float) -> list[str]:
+    among = list(among)
+    alike = difflib.get_close_matches(name.lower().replace("-", "_"), among, n=2, cutoff=cutoff)
+    return alike or [known for known in among if known in name.lower()][:2]

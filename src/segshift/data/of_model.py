@@ -8,9 +8,11 @@ from segshift.data.dataset import LabelledDataset
 from segshift.data.folder import Folder, classes_file, locate
 from segshift.data.intake import FileRules
 from segshift.data.layout import LayoutLabelled
-from segshift.data.layouts import FOLDER, LAYOUTS
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
 from segshift.data.protocols import Renumbered
 from segshift.data.recognise import refuse_lookalikes
+from segshift.data.shard_paths import declared_classes
+from segshift.data.shards import ShardLabelled
 from segshift.errors import DataError
 from segshift.taxonomy import LabelSpace, read_classes, subset_space
 
@@ -19,7 +21,11 @@ def for_model(
     space: LabelSpace, data: str, layout: str, path: str, split: str | None, rules: FileRules | None = None
 ) -> LabelledDataset:
     """Labelled images under a model's label space, the classes it does not have ignored; `data` is for messages."""
-    if layout != FOLDER:
+    if layout == SHARDS:
+        named = declared_classes(path, split)
+        own = space if named is None else read_classes(named)[0]
+        dataset = ShardLabelled(path, split, own if own.classes != space.classes else space, rules)
+    elif layout != FOLDER:
         dataset = LayoutLabelled(LAYOUTS[layout], path, split, rules)
     else:
         root = Path(path)

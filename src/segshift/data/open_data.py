@@ -12,7 +12,7 @@ from segshift.data.files import is_folder
 from segshift.data.folder import Folder, ImageFolder, classes_file, locate, splits_of
 from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import LayoutImages, LayoutLabelled
-from segshift.data.layouts import FOLDER, LAYOUTS, parse
+from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS, parse
 from segshift.data.minicity import MiniCity
 from segshift.data.of_model import for_model, narrowed, other_classes
 from segshift.data.protocols import (
@@ -25,6 +25,8 @@ from segshift.data.protocols import (
     merge_of,
 )
 from segshift.data.recognise import has_labels, refuse_lookalikes
+from segshift.data.shard_paths import declared_classes, find_shards, splits_in
+from segshift.data.shards import ShardImages, ShardLabelled, have_labels
 from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError
 from segshift.taxonomy import CITYSCAPES, LabelSpace, read_classes, subset_space
@@ -71,8 +73,8 @@ def open_source(config: DataConfig, without: Without | None = None) -> LabelledD
     if config.translated is not None:
         if not isinstance(dataset, (Folder, LayoutLabelled)):
             raise ConfigError(
-                f"translated = {config.translated!r}, source = {config.source}: its images are drawn on demand, so no "
-                "file is a translation of one; expected a source of files, or translated left out"
+                f"translated = {config.translated!r}, source = {config.source}: its images are drawn on demand, or "
+                "lie in shards, so no file is a translation of one; expected a source of files, or translated left out"
             )
         dataset = Translated(dataset, config.translated)
     if config.labelled_share is not None:
@@ -123,11 +125,14 @@ def declared_space(config: DataConfig) -> LabelSpace | None:
     place = place_of(config, "target")
     if place.path == MINICITY:
         space = CITYSCAPES
-    elif place.layout != FOLDER:
+    elif place.layout not in (FOLDER, SHARDS):
         space = LAYOUTS[place.layout].space
     else:
-        refuse_lookalikes(Path(place.path), place.split)
-        named = classes_file(locate(Path(place.path), place.split))
+        if place.layout == SHARDS:
+            named = declared_classes(place.path, place.split)
+        else:
+            refuse_lookalikes(Path(place.path), place.split)
+            named = classes_file(locate(Path(place.path), place.split))
         if named is None:
             return None
         space, _ = read_classes(named)
@@ -143,7 +148,7 @@ def open_for(
     are neither that nor the same.
     """
     name, path = parse(data)
-    split = split or (None if name == FOLDER else LAYOUTS[name].test_split)
+    split = split or (None if name in (FOLDER, SHARDS) else LAYOUTS[name].test_split)
     dataset = for_model(space, data, name, path, split, rules)
     return dataset if score_as == OWN else ScoredAs(dataset, merge_of(space, score_as))
 
@@ -154,6 +159,9 @@ def usual_test_split(config: DataConfig) -> str | None:
     if place.path == MINICITY:
         return "test"
     root = Path(place.path)
+    if place.layout == SHARDS:
+        there = splits_in(place.path)
+        return next((name for name in ("test", "val") if name in there and have_labels(place.path, name)), None)
     if place.layout != FOLDER:
         layout = LAYOUTS[place.layout]
         split = layout.test_split
@@ -172,6 +180,8 @@ def _labelled(
     if place.layout == FOLDER:
         refuse_lookalikes(Path(place.path), split)
         return Folder(place.path, split, space, rules)
+    if place.layout == SHARDS:
+        return ShardLabelled(place.path, split, space, rules)
     dataset = LayoutLabelled(LAYOUTS[place.layout], place.path, split, rules)
     if space is not None and space.classes != dataset.space.classes:
         what = f"target {place.layout}:{place.path}: {dataset.layout.title}"
@@ -187,6 +197,8 @@ def _images(config: DataConfig, rules: FileRules) -> ImageDataset:
     if place.layout == FOLDER:
         refuse_lookalikes(Path(place.path), place.split)
         return ImageFolder(place.path, place.split, rules)
+    if place.layout == SHARDS:
+        return ShardImages(place.path, place.split, rules)
     return LayoutImages(LAYOUTS[place.layout], place.path, place.split, rules)
 
 
@@ -287,14 +299,18 @@ def _refuse_shared_images(config: DataConfig, split: str) -> None:
         raise DataError(f"test_split is {split!r}, and so is {role}: {cure}")
     if place.path == MINICITY or place.layout == FOLDER:
         return
-    layout, root = LAYOUTS[place.layout], Path(place.path)
+    root = Path(place.path)
 
-    def images(of: str | None) -> list[Path]:
+    def images(of: str | None) -> Sequence[Path]:
+        if place.layout == SHARDS:
+            return find_shards(place.path, of)
+        layout = LAYOUTS[place.layout]
         return [item.image for item in layout.find(root, of, labelled=False, intake=Intake(rules_of(config, "")))]
 
     adapted = set(images(place.split))
     shared = [image for image in images(split) if image in adapted]
     if shared:
         raise DataError(
-            f"test_split {split!r} and {role} {place.split!r} share {len(shared)} images, such as {shared[0]}: {cure}"
+            f"test_split {split!r} and {role} {place.split!r} share {len(shared)} "
+            f"{'shards' if place.layout == SHARDS else 'images'}, such as {shared[0]}: {cure}"
         )

@@ -21,6 +21,7 @@ from segshift.errors import DataError
 from segshift.taxonomy import LabelSpace
 
 D = TypeVar("D", bound=ImageDataset)
+Through = Callable[[Mapping[str, ImageDataset]], Mapping[str, ImageDataset]]
 SHOWN = 5
 """Pairs of a leak that an error names."""
 
@@ -58,12 +59,17 @@ def _faults(findings: Findings) -> dict[str, str]:
 
 class Opening:
     """Opens the sets of a config. `track`: role -> what shows the progress of reading its files; `sizes`: what the
-    run can work on."""
+    run can work on; `through`: the sets that are to be read, by role -> what reads their files for them."""
 
     def __init__(
-        self, config: DataConfig, oracle: bool, track: Callable[[str], Track], sizes: Sizes | None = None
+        self,
+        config: DataConfig,
+        oracle: bool,
+        track: Callable[[str], Track],
+        sizes: Sizes | None = None,
+        through: Through = dict,
     ) -> None:
-        self.config, self.oracle, self.track, self.sizes = config, oracle, track, sizes
+        self.config, self.oracle, self.track, self.sizes, self.through = config, oracle, track, sizes, through
         self.notes: dict[str, list[str]] = {}
         """What is odd in a set's files but handled."""
         self._faults: dict[str, dict[str, str]] = {"source": {}, "target": {}, "test": {}}
@@ -89,9 +95,9 @@ class Opening:
         source = known or self._source()
         classes = space() if source is None else source.space
         sets = Sets(source, self._target(classes), self._test(classes), classes)
-        for role, dataset in sets.roles().items():
-            if not self._drawn(role) and dataset is not known:
-                self.notes[role] = validate(dataset, role, self.track(role), self.sizes).notes
+        unread = {r: found for r, found in sets.roles().items() if not self._drawn(r) and found is not known}
+        for role, dataset in self.through(unread).items():
+            self.notes[role] = validate(dataset, role, self.track(role), self.sizes, self.config.check).notes
         self._compare(sets)
         return sets
 
@@ -141,7 +147,8 @@ class Opening:
         dataset = opened()
         if dataset is None or self._drawn(role) or (role in self._checked and self._checked[role] == space):
             return dataset
-        findings = check(dataset, track=self.track(role), sizes=self.sizes)
+        read = self.through({role: dataset})[role]
+        findings = check(read, track=self.track(role), sizes=self.sizes, most=self.config.check)
         self._checked[role], self.notes[role] = space, findings.notes
         if not findings.problems:
             return dataset

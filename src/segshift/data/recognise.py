@@ -7,6 +7,7 @@ from pathlib import Path
 from segshift.data.files import is_folder
 from segshift.data.layout import Layout
 from segshift.data.layouts import LAYOUTS
+from segshift.data.shard_paths import holds_shards
 from segshift.errors import DataError
 
 
@@ -29,7 +30,14 @@ def lookalikes(root: Path) -> list[str]:
 
 def refuse_lookalikes(root: Path, split: str | None) -> None:
     """DataError with the name it wants where a public data set in its own layout is named as a plain folder."""
-    known = [] if is_folder(root / (split or "") / "images") else lookalikes(root)
+    if is_folder(root / (split or "") / "images"):
+        return
+    if holds_shards(root):
+        raise DataError(
+            f"{root}: holds no {'' if split is None else f'{split}/'}images/, but tar files; expected the images of a "
+            f"folder of one's own. If these are shards, name them shards:{root}"
+        )
+    known = lookalikes(root)
     if known:
         raise DataError(
             f"{root}: holds no {'' if split is None else f'{split}/'}images/; expected that of a folder of one's own. "

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 from segshift.data.contents import alike
+from segshift.data.member import File
 
-Splits = Mapping[str, Sequence[Path]]
+Splits = Mapping[str, Sequence[File]]
 """Image files by split; "" where there are no splits. A file may be in several."""
 _SHOWN = 3
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 class Shared(NamedTuple):
     """Images that stand in several places."""
 
-    leaks: list[tuple[Path, str]]
+    leaks: list[tuple[File, str]]
     """A file, and what is wrong with it."""
     notes: list[str]
 
@@ -37,11 +37,11 @@ def within(splits: Splits) -> Shared:
     file (fog/val and val) is none of either.
     """
     of = _places(splits)
-    leaks: list[tuple[Path, str]] = []
+    leaks: list[tuple[File, str]] = []
     notes: list[str] = []
     for same in alike(of):
         # One file of each combination of splits speaks for all of them: thousands of blank images may be alike.
-        first: dict[Set[str], Path] = {}
+        first: dict[Set[str], File] = {}
         for path in same:
             first.setdefault(frozenset(of[path]), path)
         pair = next((pair for pair in combinations(first, 2) if _leak(*pair)), None)
@@ -53,9 +53,9 @@ def within(splits: Splits) -> Shared:
     return Shared(leaks, notes)
 
 
-def between(sets: Mapping[str, Splits]) -> list[tuple[Path, str]]:
+def between(sets: Mapping[str, Splits]) -> list[tuple[File, str]]:
     """Leaks between data sets, by what these are called: images that more than one of them has."""
-    of: dict[Path, dict[str, str]] = {}
+    of: dict[File, dict[str, str]] = {}
     for where, splits in sets.items():
         for path, names in _places(splits).items():
             of.setdefault(path, {})[where] = f"split {names[0]} of {where}" if names[0] else where
@@ -74,9 +74,9 @@ def between(sets: Mapping[str, Splits]) -> list[tuple[Path, str]]:
     return found
 
 
-def _places(splits: Splits) -> dict[Path, list[str]]:
+def _places(splits: Splits) -> dict[File, list[str]]:
     """The splits that each file is in."""
-    of: dict[Path, list[str]] = {}
+    of: dict[File, list[str]] = {}
     for split, paths in splits.items():
         for path in paths:
             of.setdefault(path, []).append(split)
@@ -91,7 +91,7 @@ def _scored(splits: Set[str]) -> bool:
     return any(map(held_out, splits))
 
 
-def _leaked(place: str, other: Path, its_place: str, count: int) -> str:
+def _leaked(place: str, other: File, its_place: str, count: int) -> str:
     more = f", and {count - 2} more such file(s)" if count > 2 else ""
     return (
         f"in {place}, holds the same bytes as {other} in {its_place}{more}: a figure would be that of an image already "
@@ -99,6 +99,6 @@ def _leaked(place: str, other: Path, its_place: str, count: int) -> str:
     )
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _listed(paths: Sequence[File]) -> str:
     more = len(paths) - _SHOWN
     return ", ".join(map(str, paths[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

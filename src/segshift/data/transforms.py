@@ -1,4 +1,4 @@
-"""Joint geometry for image and label: resize, random scale, crop, flip. Drawn apart from applying it.
+"""Joint geometry for image and label: resize, random scale, crop, flip. Drawn here, applied in `resizing`.
 
 A `Geometry` says everything that was done to an image, so a soft label or a second view can repeat it.
 """
@@ -8,14 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as geometry_ops
 
 from segshift.errors import ConfigError
-from segshift.types import IGNORE, Geometry
+from segshift.types import Geometry
 
 
 @dataclass(frozen=True)
@@ -99,40 +96,6 @@ def _around(place: float, length: int, crop: int) -> int:
     return min(max(round(place * length - crop / 2), 0), max(length - crop, 0))
 
 
-def resize_image(image: UInt8[Tensor, "3 h w"], size: tuple[int, int]) -> UInt8[Tensor, "3 H W"]:
-    """Bilinear with anti-aliasing, to (H, W)."""
-    if tuple(image.shape[1:]) == size:
-        return image
-    return geometry_ops.resize(image, list(size), antialias=True)
-
-
-def resize_label(label: UInt8[Tensor, "h w"], size: tuple[int, int]) -> UInt8[Tensor, "H W"]:
-    """Nearest pixel, to (H, W)."""
-    if tuple(label.shape) == size:
-        return label
-    return geometry_ops.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
-
-
 def to_float(image: UInt8[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
     """[0, 255] to [0, 1]."""
     return image.float().div_(255)
-
-
-def apply_to_image(image: UInt8[Tensor, "3 h w"], geometry: Geometry) -> Float[Tensor, "3 ch cw"]:
-    """The geometry's view of an image, in [0, 1]; padding is mid-grey."""
-    cut = _cut(resize_image(image, geometry.resized), geometry, fill=127)
-    return to_float(cut)
-
-
-def apply_to_label(label: UInt8[Tensor, "h w"], geometry: Geometry) -> Int[Tensor, "ch cw"]:
-    """The geometry's view of a label (of any size: it is resized like the image); padding is IGNORE."""
-    return _cut(resize_label(label, geometry.resized)[None], geometry, fill=IGNORE)[0].long()
-
-
-def _cut(tensor: Tensor, geometry: Geometry, fill: int) -> Tensor:
-    height, width = geometry.size
-    cut = tensor[:, geometry.top : geometry.top + height, geometry.left : geometry.left + width]
-    if tuple(cut.shape[1:]) != geometry.size:
-        missing = (0, width - cut.shape[2], 0, height - cut.shape[1])
-        cut = torch.nn.functional.pad(cut, missing, value=fill)
-    return cut.flip(2) if geometry.flip else cut

@@ -19,7 +19,7 @@ from segshift.data.folder import Folder, ImageFiles
 from segshift.data.intake import Intake
 from segshift.data.layout import LayoutLabelled
 from segshift.data.protocols import notes_of
-from segshift.data.transforms import resize_label
+from segshift.data.resizing import resize_label
 from segshift.errors import DataError
 from segshift.taxonomy import LabelSpace
 

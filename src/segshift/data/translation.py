@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from kornia.color import lab_to_rgb, rgb_to_lab
 from torch import Tensor
 
 from segshift.data.dataset import ImageDataset
+from segshift.data.resizing import resize_image
 from segshift.data.sampling import Stream, generator
-from segshift.data.transforms import resize_image, to_float, working_size
+from segshift.data.transforms import to_float, working_size
 from segshift.errors import ConfigError
 
 FLAT = 0.1
@@ -93,6 +93,8 @@ def lab_statistics(image: UInt8[Tensor, "3 h w"], reference: UInt8[Tensor, "3 rh
     channel without spread (`FLAT`), such as the colours of a grey image, is shifted alone. Colours that RGB cannot
     hold are clipped, so that statistics then differ from the reference's.
     """
+    from kornia.color import lab_to_rgb
+
     own = _lab(image)
     other = _lab(resize_image(reference, (image.shape[1], image.shape[2])))
     mean, spread = own.mean((1, 2), keepdim=True), own.std((1, 2), correction=0, keepdim=True)
@@ -103,6 +105,8 @@ def lab_statistics(image: UInt8[Tensor, "3 h w"], reference: UInt8[Tensor, "3 rh
 
 
 def _lab(image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    from kornia.color import rgb_to_lab
+
     return rgb_to_lab(to_float(image)[None])[0]
 
 
