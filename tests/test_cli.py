@@ -64,6 +64,27 @@ def test_help_and_recipes_do_without_torch() -> None:
         assert name in done.stdout
 
 
+def test_commands_load_no_more_than_they_use(source_only: Path, domains: tuple[Path, Path], tmp_path: Path) -> None:
+    """What takes seconds to import is for other networks, for training, or for nobody: one process for all of them."""
+    commands = (
+        f"check {domains[0]}",
+        f"table cbst/table3 --data minicity --seeds 0 --out {tmp_path / 'tables'} --dry-run",
+        f"evaluate {source_only} --data {domains[1]} --split test --tile 32 32",
+        f"predict {source_only} {domains[1] / 'test' / 'images'} --out {tmp_path / 'labelled'}",
+        f"report {source_only} --out {tmp_path / 'report.html'}",
+    )
+    program = (
+        "import sys; from segshift.cli import main\n"
+        f"for words in {commands!r}:\n"
+        "    print(words.split()[0], main(words.split()), file=sys.stderr)\n"
+        "heavy = {'torchmetrics', 'timm', 'torchvision', 'torch._dynamo', 'lightning_fabric', 'kornia'}\n"
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    names = [command.split()[0] for command in commands]
+    assert done.stderr.splitlines() == [*(f"{name} 0" for name in names), "[]"]
+
+
 def test_the_installed_command() -> None:
     command = [str(Path(sys.executable).with_name("segshift")), "recipse"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -164,6 +185,17 @@ def test_evaluate(source_only: Path, domains: tuple[Path, Path], tmp_path: Path,
     )
     assert code == 0
     assert json.loads(out.read_text()) != json.loads((source_only / "evaluation" / "final.json").read_text())
+    code, _, _ = run(f"evaluate {source_only} --data {domains[1]} --split test --tile 999 999 --out {out}", capsys)
+    assert code == 0
+    assert json.loads(out.read_text()) == json.loads((source_only / "evaluation" / "final.json").read_text())
+    code, _, _ = run(
+        f"evaluate {source_only} --data {domains[1]} --split test --tile 24 24 --overlap 0.5 --out {out}", capsys
+    )
+    assert code == 0
+    assert json.loads(out.read_text()) != json.loads((source_only / "evaluation" / "final.json").read_text())
+    code, _, err = run(f"evaluate {source_only} --data {domains[1]} --split test --tile 8 64", capsys)
+    assert code == 1
+    assert "tile = (8, 64); expected sides of at least 9 pixels" in err
     code, _, err = run(f"evaluate {source_only} --data {domains[1]}", capsys)
     assert code == 1
     assert "Splits found: test, train" in err

@@ -8,7 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from segshift import evaluate
 from segshift.errors import ConfigError, DataError
 from segshift.evaluate import Scores, compare, confusion, plain, summary
 from segshift.taxonomy import LabelSpace, distinct_colors
@@ -84,6 +86,29 @@ def test_confusion_is_a_bincount(case):
     assert np.array_equal(found.numpy(), expected)
 
 
+@settings(deadline=None, max_examples=30)
+@given(pairs(), st.sampled_from([torch.uint8, torch.int32, torch.int64]))
+def test_confusion_is_that_of_torchmetrics(case, dtype):
+    k, made = case
+    truth = torch.cat([t.flatten() for t, _ in made]).long()
+    predicted = torch.cat([p.flatten() for _, p in made]).long()
+    # It knows no single class: one that never comes is added.
+    expected = multiclass_confusion_matrix(predicted, truth, k + 1, ignore_index=255, validate_args=False)
+    assert torch.equal(confusion([(t.to(dtype), p.to(dtype)) for t, p in made], k), expected[:k, :k])
+
+
+def test_an_image_of_several_chunks(monkeypatch):
+    """Counted in parts, the last one shorter, an id that is unknown in it found."""
+    monkeypatch.setattr(evaluate, "_CHUNK", 7)
+    rng = np.random.default_rng(0)
+    truth, predicted = (torch.from_numpy(rng.integers(0, 4, (9, 5)).astype(np.uint8)) for _ in range(2))
+    expected = np.bincount(truth.numpy().ravel() * 4 + predicted.numpy().ravel(), minlength=16).reshape(4, 4)
+    assert np.array_equal(confusion([(truth, predicted)], 4).numpy(), expected)
+    predicted[8, 4] = 4
+    with pytest.raises(DataError, match=r"image 1: prediction holds id 4 \(1 pixels"):
+        confusion([(truth, predicted)], 4)
+
+
 @settings(deadline=None, max_examples=50)
 @given(pairs(), st.randoms(use_true_random=False))
 def test_renaming_classes_renames_ious(case, random):
@@ -142,6 +167,8 @@ def test_nan_is_null_in_json():
     [
         (label([[0, 7]]), label([[0, 1]]), r"image 1: truth holds id 7 .*expected 0 to 3, or 255"),
         (label([[0, 1]]), label([[0, 255]]), r"image 1: prediction holds id 255 "),
+        (label([[0, 1]]).long() - 300, label([[0, 1]]), r"image 1: truth holds id -300 \(2 pixels"),
+        (label([[0, 1]]), label([[0, 1]]).long() + 255, r"image 1: prediction holds id 255 \(2 pixels"),
         (label([[0, 1]]), label([[0], [1]]), r"truth has size \(1, 2\), prediction \(2, 1\)"),
     ],
 )

@@ -158,7 +158,6 @@ def _adapt(words: Sequence[str]) -> int:
             highlight=False,
         )
         return 0
-    from segshift.adapt import start
     from segshift.overrides import AdaptOptions, apply, given_model
 
     # These three decide the defaults that the other options override.
@@ -170,6 +169,8 @@ def _adapt(words: Sequence[str]) -> int:
     defaults = AdaptOptions(recipe=named, variant=variant, warmup=warmup, retain=retain)
     options = _parse(AdaptOptions, others, f"adapt {words[0]}", defaults)
     recipe = apply(options, named)
+    from segshift.adapt import start  # after the options: --help needs nothing that trains
+
     folder = start(recipe, options.out or Path("runs") / recipe.name, given_model(warmup), options.oracle)
     _print_scores([folder], options.oracle)
     return 0
@@ -239,15 +240,19 @@ def _evaluate(words: Sequence[str]) -> int:
     from segshift.data.intake import FileRules, told
     from segshift.environment import changes_since
     from segshift.evaluate import compare
+    from segshift.models.network import device_of
     from segshift.predict import evaluate_folder
     from segshift.progress import Reporter
     from segshift.scan import Views
 
     reporter, views = Reporter(), Views(options.flip, options.scales)
-    for text in changes_since(options.run, "cpu"):
+    for text in changes_since(options.run, device_of(options.device).type):
         reporter.say(f"warning: {text}; since the model was trained. Scores may differ in their last digits")
     rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("scoring")
-    scores, left_out = evaluate_folder(options.run, options.data, options.split, views, track, options.score_as, rules)
+    tiles = _tiles(options.tile, options.overlap)
+    scores, left_out = evaluate_folder(
+        options.run, options.data, options.split, views, track, options.score_as, rules, tiles, options.device
+    )
     if left_out:
         where = "name --out to list all" if options.out is None else f"{options.out} lists all"
         reporter.say(told(options.data, list(left_out.values()), where))
@@ -267,12 +272,19 @@ def _predict(words: Sequence[str]) -> int:
 
     reporter, views = Reporter(), Views(options.flip, options.scales)
     rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("predicting")
-    count, left_out = predict_path(options.run, options.images, options.out, views, track, rules)
+    tiles = _tiles(options.tile, options.overlap)
+    count, left_out = predict_path(options.run, options.images, options.out, views, track, rules, tiles, options.device)
     reporter.say(f"{count} images: labels in {options.out / 'labels'}, overlays in {options.out / 'overlays'}")
     if left_out:
         where = f"{options.out / 'left_out.json'} lists all"
         reporter.say(told(str(options.images), list(left_out.values()), where))
     return 0
+
+
+def _tiles(size: tuple[int, int] | None, overlap: float) -> Any:
+    from segshift.tiles import Tiles
+
+    return None if size is None else Tiles(size, overlap)
 
 
 def _report(words: Sequence[str]) -> int:

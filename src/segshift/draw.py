@@ -1,4 +1,4 @@
-"""Pictures: coloured labels, overlays, the panel image | truth | source-only | adapted, and curves as SVG."""
+"""Pictures: the panel image | truth | source-only | adapted, and curves as SVG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Integer, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -20,11 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from segshift.errors import ConfigError
+from segshift.painting import LabelArray, Rgb
 from segshift.paths import printable
-from segshift.taxonomy import IGNORE, LabelSpace
+from segshift.taxonomy import LabelSpace
 
-Rgb = UInt8[np.ndarray, "h w 3"]
-LabelArray = Integer[np.ndarray, "h w"]
 LegendEntry = tuple[str, tuple[int, int, int]]
 Kind = Literal["png", "svg"]
 """Of a picture file."""
@@ -37,24 +35,6 @@ _INK, _FAINT = "#010203", "#040506"
 
 _GAP, _TITLE, _LINE = 8, 26, 24
 """Pixels of a panel: between pictures, for a title, for a line of the legend."""
-
-
-def colorize(label: LabelArray, space: LabelSpace) -> Rgb:
-    """Colour ids by the palette of a label space; 255 and ids without a class are black."""
-    return space.palette()[label]
-
-
-def overlay(image: Rgb, label: LabelArray, space: LabelSpace, alpha: float = 0.5) -> Rgb:
-    """Blend the coloured label over an image of the same size; ignored pixels show the image as it is.
-
-    `alpha` is the label's share, 0 to 1. Raises ConfigError when sizes differ or alpha is outside its range.
-    """
-    if image.shape[:2] != label.shape:
-        raise ConfigError(f"label has size {label.shape}, image {image.shape[:2]}; expected equal: resize one of them")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha}; expected 0 (image alone) to 1 (label alone)")
-    blended = (1 - alpha) * image.astype(np.float32) + alpha * colorize(label, space).astype(np.float32)
-    return np.where((label == IGNORE)[..., None], image, np.rint(blended).astype(np.uint8))
 
 
 def legend(labels: Iterable[LabelArray], space: LabelSpace) -> list[LegendEntry]:

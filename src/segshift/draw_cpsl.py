@@ -18,7 +18,7 @@ from PIL import Image
 from segshift import draw
 from segshift.checkpoint import atomic_write
 from segshift.data.dataset import ImageDataset, OracleTarget
-from segshift.data.transforms import resize_image
+from segshift.data.resizing import resize_image
 from segshift.label_views import (
     OUTCOMES,
     LabelViews,
@@ -29,6 +29,7 @@ from segshift.label_views import (
     write_counts,
 )
 from segshift.methods.cpsl import RECTIFIED, SL, ST
+from segshift.painting import colorize
 from segshift.taxonomy import IGNORE, LabelSpace
 
 WHO_IS_RIGHT, DISTRIBUTIONS = "who-is-right.png", "class-distributions.png"
@@ -89,7 +90,7 @@ def who_is_right(
             labels = {"truth": true.numpy(), **labels}
             last = "who is right (oracle)", _painted(outcome_map(maps[ST], maps[SL], true).numpy(), COLORS)
         for title, label in labels.items():
-            columns.setdefault(title, []).append(draw.colorize(label, space))
+            columns.setdefault(title, []).append(colorize(label, space))
             shown.append(label)
         columns.setdefault(last[0], []).append(last[1])
     meanings = ("both agree", "self-training and self-labelling differ") if truth is None else OUTCOMES

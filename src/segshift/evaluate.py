@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64, Integer
+from jaxtyping import Float64, Int64, Integer, UInt8
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,10 +38,7 @@ def confusion(label_pairs: Iterable[tuple[Label, Label]], num_classes: int) -> I
     Raises DataError where a pair differs in size, or a counted pixel has an id outside 0 .. num_classes-1 in the
     truth or in the prediction, or there is no pair at all; pairs are numbered from 1.
     """
-    # torchmetrics takes seconds to import, and reading scores does not need it.
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
-    metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False, sync_on_compute=False)
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     number = 0
     for number, (truth, predicted) in enumerate(label_pairs, start=1):
         if truth.shape != predicted.shape:
@@ -49,20 +46,43 @@ def confusion(label_pairs: Iterable[tuple[Label, Label]], num_classes: int) -> I
                 f"image {number}: truth has size {tuple(truth.shape)}, prediction {tuple(predicted.shape)}; "
                 "expected equal sizes: resize the prediction to the truth's size"
             )
-        counted = truth != IGNORE
-        for what, label in (("truth", truth), ("prediction", predicted)):
-            ids = label[counted]
-            outside = ids[(ids < 0) | (ids >= num_classes)]
-            if outside.numel():
-                raise DataError(
-                    f"image {number}: {what} holds id {int(outside[0])} ({outside.numel()} pixels outside the label "
-                    f"space); expected 0 to {num_classes - 1}, or {IGNORE} for ignored: check the classes of the data"
-                )
-        metric.update(predicted.long(), truth.long())
+        if truth.dtype != torch.uint8 or predicted.dtype != torch.uint8:
+            _require_ids(number, truth, predicted, num_classes)
+        counts = _pairs_of_bytes(truth.to(torch.uint8), predicted.to(torch.uint8))
+        known = counts[:num_classes, :num_classes]
+        if known.sum() != counts[:IGNORE].sum():
+            _require_ids(number, truth, predicted, num_classes)
+        matrix += known.cpu()
     if number == 0:
         raise DataError("there is no image to score; expected at least 1 pair of truth and prediction")
-    # torchmetrics drops the axes of a single class.
-    return metric.compute().long().reshape(num_classes, num_classes)
+    return matrix
+
+
+_CHUNK = 1 << 18
+"""Pixels that are counted at a time: their pairs (1 MB) stay in the processor's cache, whatever the image's size."""
+
+
+def _pairs_of_bytes(truth: UInt8[Tensor, "h w"], predicted: UInt8[Tensor, "h w"]) -> Int64[Tensor, "256 256"]:
+    """Pixels of each pair of bytes, ignored and unknown ids too: so no mask is made, and each pixel is read once."""
+    counts = torch.zeros(1 << 16, dtype=torch.int64, device=truth.device)
+    pair = torch.empty(min(_CHUNK, truth.numel()), dtype=torch.int32, device=truth.device)
+    for rows, columns in zip(truth.flatten().split(_CHUNK), predicted.flatten().split(_CHUNK)):
+        index = pair[: len(rows)].copy_(rows).mul_(256).add_(columns)
+        counts += torch.bincount(index, minlength=1 << 16)
+    return counts.view(256, 256)
+
+
+def _require_ids(number: int, truth: Label, predicted: Label, num_classes: int) -> None:
+    """DataError naming the first counted pixel whose id is none of 0 .. num_classes-1."""
+    counted = truth != IGNORE
+    for what, label in (("truth", truth), ("prediction", predicted)):
+        ids = label[counted]
+        outside = ids[(ids < 0) | (ids >= num_classes)]
+        if outside.numel():
+            raise DataError(
+                f"image {number}: {what} holds id {int(outside[0])} ({outside.numel()} pixels outside the label "
+                f"space); expected 0 to {num_classes - 1}, or {IGNORE} for ignored: check the classes of the data"
+            )
 
 
 @dataclass(frozen=True, eq=False)

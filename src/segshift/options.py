@@ -43,8 +43,15 @@ class EvaluateOptions:
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over these sizes (multi-scale testing)."""
+    tile: tuple[int, int] | None = None
+    """Height and width of overlapping tiles that images are predicted in, for images that are larger than memory, or
+    than what the model was trained on; default: the whole image at once."""
+    overlap: float = 0.25
+    """Least share of a tile that it has in common with the next one."""
     out: Path | None = None
     """Also write the scores to this JSON file."""
+    device: str = "auto"
+    """Where the network computes: cpu, cuda, cuda:1, mps; auto: a GPU where there is one, else cpu."""
     max_pixels: int = 89_478_485
     """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
     on_bad_file: Literal["stop", "skip"] = "stop"
@@ -63,6 +70,13 @@ class PredictOptions:
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over these sizes (multi-scale testing)."""
+    tile: tuple[int, int] | None = None
+    """Height and width of overlapping tiles that images are predicted in, for images that are larger than memory, or
+    than what the model was trained on; default: the whole image at once."""
+    overlap: float = 0.25
+    """Least share of a tile that it has in common with the next one."""
+    device: str = "auto"
+    """Where the network computes: cpu, cuda, cuda:1, mps; auto: a GPU where there is one, else cpu."""
     max_pixels: int = 89_478_485
     """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
     on_bad_file: Literal["stop", "skip"] = "stop"

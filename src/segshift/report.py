@@ -24,6 +24,7 @@ from segshift import draw
 from segshift.checkpoint import atomic_write
 from segshift.draw_cpsl import DISTRIBUTIONS, WHO_IS_RIGHT
 from segshift.errors import RunError
+from segshift.painting import colorize
 from segshift.paths import printable
 from segshift.report_figures import Row, figures_of, read_all, rows_of, run_figures
 from segshift.run_folder import Run
@@ -91,7 +92,7 @@ def panel_picture(runs: Sequence[Path], limit: int = PANELS) -> Image.Image:
             pixels = _read_pixels(file, color=title == "image")
             if title != "image":
                 labels.append(pixels)
-                pixels = draw.colorize(pixels, space)
+                pixels = colorize(pixels, space)
             found.setdefault(title, []).append(pixels)
     columns = [(title, arrays) for title, arrays in found.items() if len(arrays) == len(names)]
     return draw.panel(columns, draw.legend(labels, space))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor
 
@@ -63,6 +62,8 @@ def _file_of(network: Network) -> str:
 
 
 def _tagged(network: Network, tag: str) -> Network:
+    import timm
+
     backbone = getattr(network, "backbone", "")
     if not backbone or tag.partition(".")[0] != backbone.partition(".")[0] or not timm.is_model_pretrained(tag):
         known = ", ".join(timm.list_pretrained(f"{backbone.partition('.')[0]}.*")) if backbone else "none"

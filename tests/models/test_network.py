@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tests.fakes.damage import HITS, damaged
 from torch import Tensor
 
-from segshift.errors import RunError
-from segshift.models.network import describe_model, load_model, load_weights, save_model
+from segshift.errors import ConfigError, RunError
+from segshift.models.network import describe_model, device_of, load_model, load_weights, save_model
 from segshift.models.small import SmallNet
 from segshift.sealed import seal_json
 from segshift.taxonomy import unnamed
@@ -180,3 +180,15 @@ def test_any_other_value_is_understood_or_refused(tmp_path: Path, key: str, valu
     else:
         assert key == "short_side"
         assert found.short_side == value
+
+
+def test_a_device_is_named_as_torch_names_it(model: Path) -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert next(load_model(model, "auto").network.parameters()).device == device_of("auto")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x"])
+def test_a_device_that_is_not_here_is_named_with_what_is_expected(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device = '{name}': .*Expected one that this machine has: auto, cpu, cuda"):
+        device_of(name)

@@ -26,7 +26,6 @@ from segshift.predict import score
 from segshift.recipe import Recipe
 from segshift.scan import Views
 from segshift.tables import cbst
-from segshift.tables import run as run_table
 from segshift.tables.declare import Case
 from segshift.tables.lines import report_of
 from segshift.tables.plan import Job, Training, plan
@@ -112,9 +111,9 @@ def test_a_table_that_was_killed_goes_on(table: Table, tmp_path: Path, monkeypat
     assert "cbst, seed 0: to be resumed in" in said
     assert "4 scores from 3 runs, 1 of them not finished" in said
     began, resumed = [], []
-    start, resume = run_table.start, run_table.resume
-    monkeypatch.setattr(run_table, "start", lambda *a, **k: began.append(a) or start(*a, **k))
-    monkeypatch.setattr(run_table, "resume", lambda folder: resumed.append(folder) or resume(folder))
+    start, resume = adapt.start, adapt.resume
+    monkeypatch.setattr(adapt, "start", lambda *a, **k: began.append(a) or start(*a, **k))
+    monkeypatch.setattr(adapt, "resume", lambda folder: resumed.append(folder) or resume(folder))
     first = lines(out)
     assert table(words)[0] == 0
     assert (len(began), [folder.name.split("-")[0] for folder in resumed]) == (0, ["cbst"])

@@ -3,6 +3,8 @@
 timm's `resnet101` is ResNet v1b (stride in the 3x3 convolution, RGB in [0, 1] with ImageNet mean and deviation);
 the DeepLab papers used the Caffe model (stride in the first 1x1, BGR in [0, 255]): `to_caffe` turns the one into the
 other.
+
+timm takes seconds to import (it brings torchvision and torch's compiler), so only what builds a network from it does.
 """
 
 from __future__ import annotations
@@ -15,9 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
@@ -30,6 +30,8 @@ Triple = tuple[float, float, float]
 
 def check_name(backbone: str) -> None:
     """Raise ConfigError, with near names, where timm has no such model."""
+    import timm
+
     if not timm.is_model(backbone):
         near = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), 3)) or "resnet101, mobilenetv2_100"
         raise ConfigError(f"backbone is {backbone!r}, which timm {timm.__version__} does not have; near it: {near}")
@@ -41,6 +43,8 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
     `weights`: "none" (random), "pretrained" (timm downloads its own) or the path of a checkpoint with timm's
     names (see `load_backbone`). Raises ConfigError where the model, the stride or the weights cannot be had.
     """
+    import timm
+
     check_name(backbone)
     options = {"features_only": True, "output_stride": output_stride}
     pretrained = weights == "pretrained"
@@ -68,6 +72,8 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
 
 def pretrained_tensors(backbone: str) -> dict[str, Tensor]:
     """timm's pretrained weights of a whole model under timm's names, downloaded. Raises ConfigError where it cannot."""
+    import timm
+
     try:
         with _tensors_alone():
             return timm.create_model(backbone, pretrained=True).state_dict()
@@ -106,6 +112,8 @@ def to_caffe(encoder: nn.Module) -> None:
     A block's stride moves from its 3x3 to its first 1x1 convolution, every block of a dilated stage is dilated alike
     (timm dilates a stage's first block as the stage before it), and max pooling rounds sizes up. No weight changes.
     """
+    from timm.models.resnet import Bottleneck
+
     encoder.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
     for block in encoder.modules():
         if isinstance(block, Bottleneck):
@@ -129,9 +137,12 @@ def _feature_info(encoder: nn.Module) -> Any:
 
 def normalisation(backbone: str, weights: str, mean: Triple | None, std: Triple | None) -> tuple[Triple, Triple]:
     """(mean, std) in [0, 1]: as given; else those of timm's pretrained weights where they are used, else ImageNet's."""
-    config = timm.get_pretrained_cfg(backbone) if weights == "pretrained" else None
-    default_mean = tuple(config.mean) if config else IMAGENET_MEAN
-    default_std = tuple(config.std) if config else IMAGENET_STD
+    default_mean, default_std = IMAGENET_MEAN, IMAGENET_STD
+    if weights == "pretrained":
+        import timm
+
+        if config := timm.get_pretrained_cfg(backbone):
+            default_mean, default_std = tuple(config.mean), tuple(config.std)
     return mean or default_mean, std or default_std  # type: ignore[return-value]
 
 
@@ -143,6 +154,8 @@ def load_backbone(encoder: nn.Module, backbone: str, path: Path) -> None:
     prefix before the names, and heads beside the encoder (`self_supervised.encoder_of`). Raises ConfigError naming the
     tensors otherwise.
     """
+    import timm
+
     found = read_checkpoint(path)
     if is_caffe_deeplab(found):
         raise ConfigError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import cattrs
+import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
@@ -143,12 +144,32 @@ _UNREADABLE = (
 """What describing a model may raise where `model.json` is damaged, or says something else."""
 
 
-def load_model(folder: Path) -> TrainedModel:
-    """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged."""
+def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
+    """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged.
+
+    `device`: as of `device_of`.
+    """
+    place = device_of(device)
     config, space, short_side, _ = describe_model(folder)
     network = config.build(len(space))
     load_weights(network, folder)
-    return TrainedModel(network, space, short_side)
+    return TrainedModel(network.to(place), space, short_side)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name of torch's (cpu, cuda, cuda:1, mps), or for "auto" a GPU where there is one, else the cpu.
+
+    Raises ConfigError where this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ConfigError(
+            f"device = {name!r}: {reason} Expected one that this machine has: auto, cpu, cuda, cuda:1, mps"
+        ) from error
 
 
 def load_weights(network: Segmenter, origin: Path, config: Network | None = None) -> None:

@@ -1,7 +1,8 @@
 """`segshift table`: train what is missing, score it, append each finished run to the results file, print the table.
 
 Whatever stops it, the same command goes on: a run that stands in the results file is not repeated, one that was cut
-short is resumed in its folder. Nothing is chosen by target labels: every figure is that of the last step.
+short is resumed in its folder. Nothing is chosen by target labels: every figure is that of the last step. What trains
+and what draws is imported when it is needed: a dry run does neither.
 """
 
 from __future__ import annotations
@@ -14,20 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from segshift import recipe as recipe_file
 from segshift import tables
-from segshift.adapt import resume, start
 from segshift.checkpoint import atomic_write
 from segshift.data.open_data import DataConfig, open_test
 from segshift.data.records import changed_roles
 from segshift.errors import DataError, RunError
 from segshift.evaluate import Scores
 from segshift.label_quality import measure_run
-from segshift.launch import launch
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.parts.processes import sum_over_processes
@@ -39,12 +36,13 @@ from segshift.run_folder import read_info
 from segshift.scan import Views
 from segshift.tables.declare import Table
 from segshift.tables.lines import report_of
-from segshift.tables.pictures import write_pictures
 from segshift.tables.plan import Job, Training, plan
 from segshift.tables.report import Report, describe, shown
 from segshift.tables.results import Results
-from segshift.tables.sweep import write_figure
 from segshift.warmups import space_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def run_table(options: TableOptions) -> None:
@@ -60,6 +58,10 @@ def run_table(options: TableOptions) -> None:
     if options.dry_run:
         Reporter().say(describe(jobs, results, finished))
         return
+    from segshift.launch import launch
+    from segshift.tables.pictures import write_pictures
+    from segshift.tables.sweep import write_figure
+
     runner = Runner(options, results, launch(jobs[0].recipe))
     for job in runner.missing(jobs):
         runner.run(job)
@@ -116,6 +118,8 @@ class Runner:
 
     def train(self, training: Training) -> None:
         """Train a run and the warm-ups below it, as far as they are not finished."""
+        from segshift.adapt import resume, start
+
         if self.fabric.broadcast(finished(training)):
             return
         if training.warmup is not None:

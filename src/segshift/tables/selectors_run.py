@@ -20,7 +20,6 @@ from segshift.errors import DataError
 from segshift.evaluate import Scores
 from segshift.kept_predictions import Kept, Truth
 from segshift.label_quality import Quality, withheld
-from segshift.launch import launch
 from segshift.models.network import load_model
 from segshift.options import TableOptions
 from segshift.progress import Reporter
@@ -52,6 +51,8 @@ def run_selectors(options: TableOptions) -> None:
     if options.dry_run:
         Reporter().say(describe(jobs, results, finished))
         return
+    from segshift.launch import launch  # what trains is imported when it is needed: a dry run does not
+
     runner = Runner(options, results, launch(jobs[0].recipe))
     for job in runner.missing(jobs):
         started = time.monotonic()
