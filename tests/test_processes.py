@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.fakes.pairs import PARITY, auxiliary, released
-from tests.fakes.process import measured, train
+from tests.fakes.process import cut_short, measured, train
 from tests.fakes.tiny import STEPS, WARMUP_STEPS, rounds, tiny, weights
+from tests.fakes.together import assert_alike, finished, shapes, sharded, train_together
 
-from segshift import recipe as recipe_file
+from segshift.adapt import resume
+from segshift.checkpoint import latest
 from segshift.run_log import RunLog
-
-ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 480
-"""A group that hangs is ended after so long."""
 
 
 class Pair(NamedTuple):
@@ -33,53 +30,21 @@ class Pair(NamedTuple):
     alone: Path
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def finished(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Wait for all; what they printed. One that fails or hangs ends the others."""
-    try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
-    return said
-
-
 @pytest.fixture(scope="module")
 def pair(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     recipes = {name: parity.recipe(domains, 2) for name, parity in PARITY.items()}
     recipes |= {"naive": tiny("cbst-naive", *domains, devices=2), "iast-released": released(domains, 2)}
     recipes["auxiliary"] = auxiliary(domains)
+    recipes["sharded"] = sharded(recipes["cbst"])
     whole = ["auxiliary", *(name for name, parity in PARITY.items() if parity.whole)]
-    job = {
-        "model": str(source_only),
-        "target": str(domains[1]),
-        "whole": whole,
-        "recipes": {name: recipe_file.to_dict(recipe) for name, recipe in recipes.items()},
-    }
-    (folder / "job.json").write_text(json.dumps(job))
-    port = str(free_port())
-    command = [sys.executable, "-m", "tests.fakes.process"]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), "2", port, str(folder / "job.json")],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    finished(started)
+    again = {"resumed": ("cbst", None), "sharded again": ("sharded", None)}
+    train_together(recipes, folder, source_only, whole, again, domains[1])
     for name, parity in PARITY.items():
         train(parity.recipe(domains, 1), alone / name, None if parity.whole else source_only)
     train(released(domains, 1), alone / "iast-released", source_only)
+    cut_short(folder / "sharded", alone / "sharded")
+    resume(alone / "sharded", devices=1, strategy="ddp")
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
     return Pair(found, measured(source_only, domains[1], alone, 0, 1), folder, alone)
 
@@ -151,7 +116,7 @@ def test_self_training_has_pixels_to_train_on(pair: Pair) -> None:
     assert any(entry["losses"]["target"] > 0 and entry["losses"]["confident"] > 0 for entry in entries)
 
 
-@pytest.mark.parametrize("name", [*PARITY, "naive", "iast-released", "auxiliary", "resumed"])
+@pytest.mark.parametrize("name", [*PARITY, "naive", "iast-released", "auxiliary", "resumed", "sharded"])
 def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
     first, second = (load_file(f"{pair.folder / name}-rank-{rank}.safetensors") for rank in range(2))
     assert first.keys() == second.keys()
@@ -161,6 +126,19 @@ def test_both_processes_end_with_equal_weights(pair: Pair, name: str) -> None:
 def test_resume_on_two_processes(pair: Pair) -> None:
     assert weights(pair.folder / "resumed") == weights(pair.folder / "cbst")
     assert rounds(pair.folder / "resumed") == rounds(pair.folder / "cbst")
+
+
+def test_a_sharded_run_is_the_replicated_one_but_for_rounding(pair: Pair) -> None:
+    """FSDP, and what a checkpoint of it holds: whole tensors, with which any number of processes can go on."""
+    run, other = pair.folder / "sharded", pair.folder / "cbst"
+    assert_alike(run, other)
+    state, reference = (latest(folder / "checkpoints").state for folder in (run, other))
+    assert shapes(state) == shapes(reference)
+    assert weights(pair.folder / "sharded again") == weights(run)
+    assert rounds(pair.folder / "sharded again") == rounds(run)
+    assert_alike(pair.alone / "sharded", run)
+    (resumed,) = json.loads((pair.alone / "sharded" / "run.json").read_text())["resumed"]
+    assert resumed["changed"] == ["devices was 2, is 1", "strategy was fsdp, is ddp"]
 
 
 def test_the_command_starts_its_own_processes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError, DataError, RunError, TrainingError
-from segshift.methods.cbst import class_thresholds, pseudo_labels
+from segshift.methods.cbst import class_thresholds, global_threshold, pseudo_labels
 from segshift.models.segmenter import upsample
 from segshift.models.small import SmallNet
 from segshift.parts.confidence import Weighted, of_prediction
@@ -190,6 +191,22 @@ def test_balanced_labels_keep_what_was_ranked(network: Any, views: Views, portio
     assert int(total.sum()) == sum(h * w for h, w in (SIZES[i % 3] for i in range(4)))
     # At least n = floor(p N) of all classes together: each of the n largest passes, for its own class or a better one.
     assert int(kept.sum()) >= sum(int(portion * n) for n in total.tolist())
+
+
+@pytest.mark.parametrize("views", VIEWS[:2])
+@pytest.mark.parametrize("portion", [0.05, 0.3])
+def test_thresholds_are_those_of_a_full_sort(network: Any, views: Views, portion: float, tmp_path: Path) -> None:
+    scan = LogitScan(network, Noise(), tmp_path / "scan", None, views)
+    images = list(scan.confidences())
+    confidence, label = (torch.cat([image[i].flatten() for image in images]) for i in (1, 2))
+
+    def largest(values: torch.Tensor) -> float:
+        n = math.floor(portion * len(values))
+        return float(values.sort(descending=True).values[n - 1]) if n else 1.0
+
+    expected = [largest(confidence[label == c]) for c in range(CLASSES)]
+    assert class_thresholds(scan, portion, CLASSES).tolist() == expected
+    assert global_threshold(scan, portion) == largest(confidence)
 
 
 @pytest.mark.parametrize("views", VIEWS)

@@ -10,7 +10,8 @@ import torch
 from tests.test_scan import CLASSES, VIEWS, Noise, Probe, segmenter
 from torch import Tensor, nn
 
-from segshift.data.transforms import resize_image, to_float
+from segshift.data.resizing import resize_image
+from segshift.data.transforms import to_float
 from segshift.errors import ConfigError
 from segshift.scan import LogitScan, Views
 from segshift.types import FeatureScan, Output

@@ -13,11 +13,11 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -36,7 +36,7 @@ from segshift.evaluate import summary
 from segshift.guards import measure_chance, require_finite
 from segshift.label_quality import measure_round, withheld
 from segshift.label_views import last_views
-from segshift.launch import launch, together
+from segshift.launch import changed_processes, launch, require_shared, together
 from segshift.models.network import load_weights, save_model, without_weights
 from segshift.models.segmenter import Segmenter
 from segshift.only_one import only_one
@@ -76,8 +76,9 @@ def start(
     with together(fabric.world_size, folder), ExitStack() as held:
         if fabric.is_global_zero:
             held.enter_context(only_one(folder))
-        # The first process's answer counts: it writes run.json, and another may look later.
-        if fabric.broadcast((folder / "run.json").exists()):
+        # The first process's answer counts: it writes run.json. A network disk may remember for another, which looked
+        # too, that there was none.
+        if fabric.broadcast(fabric.is_global_zero and (folder / "run.json").exists()):
             raise RunError(
                 f"{folder}: holds a run already; go on with `segshift resume {folder}`, or choose another --out"
             )
@@ -88,6 +89,8 @@ def start(
         info = _info(recipe, data, fabric, warmup, oracle)
         if fabric.is_global_zero:
             _write_info(folder, info)
+        fabric.barrier()
+        require_shared(folder)
         return _Run(folder, recipe, data, info, fabric).to_the_end()
 
 
@@ -144,10 +147,19 @@ def _refuse_missing_source(recipe: Recipe, data: Data) -> None:
             data.domains.labelled()
 
 
-def resume(folder: Path) -> Path:
-    """Go on with a run where its last good checkpoint is. A finished run is left as it is."""
+def resume(
+    folder: Path, devices: int | None = None, nodes: int | None = None, strategy: Literal["ddp", "fsdp"] | None = None
+) -> Path:
+    """Go on with a run where its last good checkpoint is. A finished run is left as it is.
+
+    `devices`, `nodes`, `strategy`: in place of those it began with. On another number of processes, or where they share
+    the network in another way, it takes the same steps but for rounding.
+    """
     info = read_info(folder, to_resume=True)
     recipe = recipe_of(folder)
+    given: Any = {"devices": devices, "nodes": nodes, "strategy": strategy}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = replace(recipe, settings=replace(recipe.settings, **given))
     fabric = launch(recipe)
     with together(fabric.world_size, folder), ExitStack() as held:
         if fabric.is_global_zero:
@@ -243,6 +255,7 @@ class _Run:
     def _compare_environment(self, at: Position) -> None:
         """Say what differs from where the run began, and keep it in `run.json`, unless nothing is left to train."""
         changed = differences(self.info.get("environment", {}), environment(self.fabric.device.type))
+        changed += changed_processes(recipe_of(self.folder).settings, self.recipe.settings)
         for text in changed:
             self.reporter.say(f"warning: {text}; the run may end with other weights than where it began")
         if self.fabric.is_global_zero and at.phase < len(self.recipe.phases()):

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from segshift import checkpoint
@@ -25,12 +27,24 @@ from segshift.errors import TrainingError
 from segshift.feeding import batches, labelled_domains
 from segshift.findings import Finding, round_findings
 from segshift.guards import Blanks, cause, require_finite
+from segshift.models.execution import prepared
 from segshift.parts.processes import copy_from_first, sum_over_processes
+from segshift.parts.sharded import clip as clip_to
+from segshift.parts.sharded import norm_of
 from segshift.phase import Phase, Settings
 from segshift.progress import Reporter
 from segshift.run_log import RunLog
 from segshift.scan import LogitScan, unwrapped
-from segshift.snapshot import Position, optimizer_states, restore, restore_optimizers, round_folder, snapshot
+from segshift.sharding import WholeCopy, share_out
+from segshift.snapshot import (
+    Position,
+    optimizer_states,
+    restore,
+    restore_optimizers,
+    restore_player,
+    round_folder,
+    snapshot,
+)
 from segshift.stopping import Stopping
 from segshift.types import Batch, Images, Losses, Method
 
@@ -42,6 +56,8 @@ class Taken(NamedTuple):
     measured: dict[str, float]
     stop: bool
     """Whether any process was asked to stop."""
+    save: bool
+    """Whether a checkpoint is due, by the first process's clock: all must agree, for they may meet to write it."""
     labelled: list[float]
     """Pixels with a label, of each domain that is trained on labels of."""
 
@@ -65,6 +81,8 @@ class Engine:
         self.log = RunLog(folder / "log.jsonl", fabric.is_global_zero)
         self._save_seconds, self._saved_at = 0.0, time.monotonic()
         self._saved: Position | None = None
+        self._copy: WholeCopy | None = None
+        """Of a network whose weights the processes share out."""
         self._seen: list[str] = []
         """Images of the last step, this process's."""
 
@@ -88,8 +106,7 @@ class Engine:
         """
         steps = phase.steps if phase.fresh_optimizer else phase.length
         method = phase.method.build(model, max(steps, 1), self.settings.seed)
-        for attribute, player in method.players().items():
-            setattr(method, attribute, self.fabric.setup_module(player))
+        self._set_up(method)
         fresh = optimizer_states(method)
         if state is not None:
             restore(method, state)
@@ -101,15 +118,37 @@ class Engine:
                     restore_optimizers(method, fresh)
                 self._begin_round(phase, name, method, data, store, at)
                 if restart is not None:
-                    method.players()["model"].load_state_dict(restart(n))
+                    restore_player(method.players()["model"], restart(n))
                 self._save(at, method, store)
             at = self._round(phase, name, method, data, store, at)
             # What follows looks at images for as long as it takes: a run stopped there goes on from here.
             self._save(at, method, store)
             self._end_round(phase, method, data, store, at)
             if after_round is not None:
-                after_round(n)
+                with self._looking(method):
+                    after_round(n)
+        if self._copy is not None:
+            self._copy.fill()
+            self._copy = None
         return Position(at.phase + 1, 0, at.t, at.t)
+
+    def _set_up(self, method: Method) -> None:
+        """Make every player one of several processes, where there are several."""
+        ready = partial(prepared, channels_last=self.settings.channels_last, compiled=self.settings.compile)
+        if isinstance(self.fabric.strategy, ModelParallelStrategy):
+            self._copy = share_out(method, self.fabric, ready)
+            return
+        for attribute, player in method.players().items():
+            setattr(method, attribute, self.fabric.setup_module(ready(player)))
+
+    @contextmanager
+    def _looking(self, method: Method) -> Iterator[nn.Module]:
+        """The network as it is now, for this process to look at any number of images with: no other waits for it."""
+        if self._copy is None:
+            yield unwrapped(method.players()["model"])
+            return
+        yield self._copy.fill()
+        self._copy.empty()
 
     def _begin_round(
         self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
@@ -136,20 +175,21 @@ class Engine:
     @contextmanager
     def _scan(self, phase: Phase, method: Method, data: Domains, title: str) -> Iterator[LogitScan]:
         """The target through the network as it is; nothing is computed before it is looked at."""
-        scan = LogitScan(
-            unwrapped(method.players()["model"]),
-            data.target,
-            self.folder / "scan",
-            data.short_side,
-            phase.scan,
-            self.fabric.global_rank,
-            self.fabric.world_size,
-            self.stopping.between_images(self.reporter.track(title)),
-        )
-        try:
-            yield scan
-        finally:
-            scan.close()
+        with self._looking(method) as network:
+            scan = LogitScan(
+                network,
+                data.target,
+                self.folder / "scan",
+                data.short_side,
+                phase.scan,
+                self.fabric.global_rank,
+                self.fabric.world_size,
+                self.stopping.between_images(self.reporter.track(title)),
+            )
+            try:
+                yield scan
+            finally:
+                scan.close()
         self.fabric.barrier()
 
     def _round(
@@ -160,7 +200,7 @@ class Engine:
         title = f"{name}, round {at.round}/{phase.rounds}"
         started, blanks = time.monotonic(), Blanks(labelled_domains(phase, data, store))
         with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
-            for batch in batches(phase, self.settings, data, store, at, last, rank, world):
+            for batch in batches(phase, self.settings, data, store, at, last, rank, world, self.fabric.device):
                 rate = next(iter(method.optimizers().values())).schedule.get_last_lr()[0]
                 taken = self._step(method, self._to_device(batch), at.t, phase.clip, blanks.labelled(batch))
                 seconds = time.monotonic() - started
@@ -173,7 +213,7 @@ class Engine:
                 )
                 bar.advance("  ".join(f"{key} {value:.3f}" for key, value in taken.losses.items()))
                 at = replace(at, t=at.t + 1)
-                self._save_if_due(at, method, store, taken.stop)
+                self._save_if_due(at, method, store, taken)
         self.weigh(blanks.findings(f"{name}, round {at.round}"))
         # BatchNorm statistics have followed each process's own images; those of the first are in the checkpoints.
         for player in method.players().values():
@@ -198,21 +238,24 @@ class Engine:
             entry.optimizer.step()
             entry.schedule.step()
         method.end_step(t)
-        return self._agreed(logged, method.measured(), labelled)
+        return self._agreed(logged, method.measured(), labelled, self._is_due(t + 1))
 
-    def _agreed(self, losses: Mapping[str, Tensor], measured: Mapping[str, Tensor], labelled: Sequence[int]) -> Taken:
+    def _agreed(
+        self, losses: Mapping[str, Tensor], measured: Mapping[str, Tensor], labelled: Sequence[int], due: bool
+    ) -> Taken:
         """What all processes together say of a step. Means are rounded for the log.
 
         In one exchange, the wish to stop too: processes that did not stop after the same step would wait for each
         other for ever.
         """
-        counts = torch.tensor([float(self.stopping.signal is not None), *labelled], device=self.fabric.device)
+        wishes = [float(self.stopping.signal is not None), float(due)]
+        counts = torch.tensor([*wishes, *labelled], device=self.fabric.device)
         scalars = torch.stack([value.detach() for value in (*losses.values(), *measured.values())])
         total = sum_over_processes(torch.cat([scalars, counts])).tolist()
         means = [round(value / self.fabric.world_size, 6) for value in total[: len(scalars)]]
-        stops, *pixels = total[len(scalars) :]
+        stops, saves, *pixels = total[len(scalars) :]
         split = len(losses)
-        return Taken(dict(zip(losses, means)), dict(zip(measured, means[split:])), stops > 0, pixels)
+        return Taken(dict(zip(losses, means)), dict(zip(measured, means[split:])), stops > 0, saves > 0, pixels)
 
     # --- guards ------------------------------------------------------------------------------------------------
 
@@ -237,15 +280,14 @@ class Engine:
         gradients = [p.grad for p in player.parameters() if p.grad is not None]
         if not gradients:
             return
-        limit = float("inf") if clip is None else clip
-        norm = nn.utils.get_total_norm(gradients)
+        norm = norm_of(gradients)
         if not bool(torch.isfinite(norm)):
             raise TrainingError(
                 f"step {t}: the gradient of {name} has norm {float(norm)}; expected a finite number. "
                 f"{cause(method.players(), batch)} {self._way_back()}"
             )
         if clip is not None:
-            nn.utils.clip_grads_with_norm_(player.parameters(), limit, norm)
+            clip_to(gradients, clip, norm)
 
     def _way_back(self) -> str:
         images = f"Images: {', '.join(self._seen)}. " if self._seen else ""
@@ -266,26 +308,36 @@ class Engine:
         return PseudoLabels(round_folder(self.folder, name, n), len(data.space), sum_over_processes, keep)
 
     def _to_device(self, batch: Batch) -> Batch:
-        device = self.fabric.device
+        """A copy from pinned memory goes on beside what the device has yet to do; any other is waited for."""
+
+        def there(tensor: Tensor) -> Tensor:
+            return tensor.to(self.fabric.device, non_blocking=True)
 
         def moved(i: Images) -> Images:
-            soft = None if i.soft is None else i.soft.to(device)
-            return i._replace(image=i.image.to(device), label=i.label.to(device), soft=soft)
+            soft = None if i.soft is None else there(i.soft)
+            return i._replace(image=there(i.image), label=there(i.label), soft=soft)
 
         return Batch(moved(batch.source), moved(batch.target))
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
-    def _save_if_due(self, at: Position, method: Method, store: PseudoLabels, stop: bool) -> None:
+    def _is_due(self, t: int) -> bool:
+        """Whether a checkpoint is due before step t: only the first process says so."""
         settings = self.settings
-        due = stop = stop or self.stopping.may_now
+        if not self.fabric.is_global_zero:
+            return False
         if settings.checkpoint_steps is not None:
-            due = due or at.t % settings.checkpoint_steps == 0
-        elif settings.checkpoint_share > 0:
-            due = due or time.monotonic() - self._saved_at > self._save_seconds / settings.checkpoint_share
-        if due:
+            return t % settings.checkpoint_steps == 0
+        share = settings.checkpoint_share
+        return share > 0 and time.monotonic() - self._saved_at > self._save_seconds / share
+
+    def _save_if_due(self, at: Position, method: Method, store: PseudoLabels, taken: Taken) -> None:
+        stop = taken.stop or self.stopping.may_now
+        if taken.save or stop:
             self._save(at, method, store)
         if stop:
+            # A launcher ends all processes when one has ended, and the first may still be writing.
+            self.fabric.barrier()
             raise self.stopping.error(f"the run is saved after step {at.t - 1}")
 
     def _save(self, at: Position, method: Method, store: PseudoLabels) -> None:
@@ -298,9 +350,12 @@ class Engine:
         started = time.monotonic()
         require_finite(method.players(), at.t, method.optimizers(), method.state_dict(), self._way_back)
         self._saved = at
-        if not self.fabric.is_global_zero:
+        first = self.fabric.is_global_zero
+        if not first and self._copy is None:
             return
-        state = snapshot(method, at, store.finished) | dict(self.stamp)
+        state = snapshot(method, at, store.finished, keep=first) | dict(self.stamp)
+        if not first:
+            return
         if (soft := store.soft_labels()) is not None:
             state["soft"] = soft.round
         self.log.sync()

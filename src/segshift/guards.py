@@ -16,6 +16,8 @@ from segshift.data.dataset import LabelledDataset
 from segshift.data.sampling import Stream, generator
 from segshift.errors import RunError, TrainingError
 from segshift.findings import Chance, Finding, blank_finding, round_findings
+from segshift.parts.processes import sum_over_processes
+from segshift.parts.sharded import is_shared, own_part, whole
 from segshift.run_folder import Run
 from segshift.scan import Views, evaluating, predict_label, unwrapped
 from segshift.types import IGNORE, Batch, OptimizerAndSchedule
@@ -67,17 +69,22 @@ def require_finite(
 
     It names the first such tensor: a player's weights and buffers (BatchNorm statistics), then what its optimiser
     keeps, then the method's own state. `way_back` gives the text that ends the error; it is only asked for then.
-    One reduction a tensor and one wait for the device.
+    One reduction a tensor and one wait for the device. Where tensors are shared out, the processes meet, and all raise
+    the same error.
     """
     named = [item for name, player in players.items() for item in _of_player(name, unwrapped(player))]
     for name, entry in (optimizers or {}).items():
         named.extend(_of_optimizer(name, entry, players.get(name)))
     named.extend(_nested("the method's state", state or {}))
     named = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
+    shared = is_shared(tensor for _, tensor in named)
     # The largest magnitude of all: it is NaN where one number is, and no sum that could overflow.
-    largest = nn.utils.get_total_norm([tensor for _, tensor in named], float("inf"))
-    if bool(torch.isfinite(largest)):
+    parts = [part for _, tensor in named if (part := own_part(tensor)).numel()]
+    wrong_here = ~torch.isfinite(nn.utils.get_total_norm(parts, float("inf")))
+    if not bool(sum_over_processes(wrong_here.long()) if shared else wrong_here):
         return
+    if shared:
+        named = [(name, whole(tensor)) for name, tensor in named]
     name, tensor = next((name, tensor) for name, tensor in named if not bool(torch.isfinite(tensor).all()))
     wrong = tensor[~torch.isfinite(tensor)]
     text = (
@@ -91,11 +98,12 @@ def cause(players: Mapping[str, nn.Module], batch: Batch) -> str:
     """Where a loss or gradient of a step that is not finite comes from, in a sentence: for the error that names it.
 
     From weights that were not finite before, from the pixels (or class probabilities) of images, which are named, or,
-    where both are finite, from the step itself.
+    where both are finite, from the step itself. Of what is shared out, this process looks at its part alone: another
+    one's loss may be finite, and it would not come here.
     """
     for name, player in players.items():
         for inner, weight in unwrapped(player).named_parameters():
-            if not bool(torch.isfinite(weight).all()):
+            if not bool(torch.isfinite(own_part(weight)).all()):
                 return f"Weight {inner} of {name} was not finite before: the step before it is the one that overflowed."
     odd: dict[str, None] = {}
     for images in (batch.source, batch.target):

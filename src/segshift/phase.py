@@ -140,6 +140,14 @@ class Settings:
     so and go on, or stop with the last checkpoint intact. A loss or weight that is no finite number always stops."""
     timeout: int = 1800
     """Seconds that a process waits for the others before the run ends with an error."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the networks: each holds all of them (DDP), or a part of each (FSDP)."""
+    channels_last: bool = False
+    """Keep images and features with their channels side by side in memory."""
+    compile: bool = False
+    """Let torch.compile rewrite the networks: minutes at the start, less time a step where it pays."""
+    cache: str | None = None
+    """A folder where decoded images and labels are kept, for this run and others; None: in memory, up to 1 GiB."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "devices", "nodes", "keep", "timeout"):
@@ -157,6 +165,13 @@ class Settings:
             )
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             raise ConfigError(f"checkpoint_steps = {self.checkpoint_steps}; expected at least 1, or None")
+        if self.strategy not in ("ddp", "fsdp"):
+            raise ConfigError(f"strategy = {self.strategy!r}; expected ddp or fsdp")
+        if self.strategy == "fsdp" and self.devices * self.nodes == 1:
+            raise ConfigError(
+                f"strategy = fsdp, devices = {self.devices}, nodes = {self.nodes}: one process has nobody to share a "
+                "network with; expected at least 2 devices, or ddp"
+            )
         if self.on_bad_numbers not in ("warn", "stop"):
             raise ConfigError(f"on_bad_numbers = {self.on_bad_numbers!r}; expected warn or stop")
         if self.precision not in ("32-true", "bf16-mixed"):

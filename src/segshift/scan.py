@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +21,16 @@ import torch
 from jaxtyping import Float, Float32, Integer, UInt8
 from torch import Tensor, nn
 
+from segshift.background import ahead
 from segshift.data.dataset import ImageDataset
+from segshift.data.resizing import resize_image
 from segshift.data.soft_labels import to_half
-from segshift.data.transforms import resize_image, to_float, working_size
+from segshift.data.transforms import to_float, working_size
 from segshift.errors import ConfigError
 from segshift.models.segmenter import upsample
-from segshift.parts.confidence import balanced_labels, top1
+from segshift.parts import logit_columns
+from segshift.parts.confidence import Banded, banded
+from segshift.parts.logit_bands import balanced_labels, most_probable, probability_bands, top1
 from segshift.parts.processes import sum_over_processes
 from segshift.types import Features, Prediction
 from segshift.whole_files import refused
@@ -159,8 +164,8 @@ class LogitScan:
 
         Nothing is cached: an embedding is a hundred times its logits. Raises ConfigError where the network shows none.
         """
-        for index in self.track(iter(self.indices), len(self.indices)):
-            maps, embedding, size = self._look(index)
+        for index, image in self._images(self.indices):
+            maps, embedding, size = self._look(index, image)
             if embedding is None:
                 raise ConfigError(
                     f"{type(self.model).__name__}: shows no features under its classifier (Output.embedding); "
@@ -185,15 +190,45 @@ class LogitScan:
             confidence, label = top1(maps, size, self._align_corners, self.views.average, self._prior)
             yield self.dataset.names[index], confidence, label
 
+    def confidences_within(
+        self, least: Float32[Tensor, " groups"], most: Float32[Tensor, " groups"]
+    ) -> Iterator[tuple[Float32[Tensor, " n"], UInt8[Tensor, " n"]]]:
+        """Confidence and label of each image's pixels, from the same bits as `confidences`, in no order.
+
+        Pixels whose confidence lies outside the bounds of their label (one number: of all labels) may be left out.
+        """
+        for _, maps, size in self._maps():
+            if self._by_columns(maps, size):
+                bounds = least.expand(len(maps[0])), most.expand(len(maps[0]))
+                yield logit_columns.confidences_within(maps[0], *bounds, size, self._align_corners)
+            else:
+                confidence, label = top1(maps, size, self._align_corners, self.views.average, self._prior)
+                yield confidence.flatten(), label.flatten()
+
+    def _by_columns(self, maps: list[Tensor], size: tuple[int, int]) -> bool:
+        return len(maps) == 1 and self._prior is None and logit_columns.pays(maps[0], size)
+
+    def banded(self) -> Iterator[Banded]:
+        """The class probabilities of each image in bands of rows, without the softmax map."""
+        if self._prior is not None:
+            for prediction in self:
+                yield from banded([prediction])
+            return
+        for index, maps, size in self._maps():
+            bands = partial(probability_bands, maps, size, self._align_corners, self.views.average)
+            yield Banded(self.dataset.names[index], size, len(maps[0]), bands)
+
     def balanced_labels(
         self, thresholds: Float[Tensor, " k"]
     ) -> Iterator[tuple[str, UInt8[Tensor, "h w"], UInt8[Tensor, "h w"]]]:
         """(name, CBST's Eq. 8, the predicted class of each pixel) of each image, from the bits `confidences` ranked."""
         align, average = self._align_corners, self.views.average
         for index, maps, size in self._maps():
-            label = balanced_labels(maps, thresholds, size, align, average, self._prior)
-            _, predicted = top1(maps, size, align, average, self._prior)
-            yield self.dataset.names[index], label, predicted
+            if self._by_columns(maps, size):
+                found = logit_columns.balanced_labels(maps[0], thresholds, size, align)
+            else:
+                found = balanced_labels(maps, thresholds, size, align, average, self._prior)
+            yield self.dataset.names[index], found.label, found.predicted
 
     def weighted(self, prior: Float32[Tensor, "k h w"]) -> LogitScan:
         """The same predictions multiplied by a prior (CBST's Eq. 9); the cached logits are shared with this scan."""
@@ -242,12 +277,14 @@ class LogitScan:
         return bool(self.model.align_corners)
 
     def _maps(self) -> Iterator[tuple[int, list[Tensor], tuple[int, int]]]:
-        """(index, cached low-resolution logits, working size) of each image."""
+        """(index, cached low-resolution logits on the network's device, working size) of each image."""
         self._record()
+        device = next(self.model.parameters()).device
         count = len(self.views.scales) * (2 if self.views.flip else 1)
         for index in self.indices:
             files = [self.folder / f"{index:08d}-{view}.npy" for view in range(count)]
-            yield index, [torch.from_numpy(np.load(file, allow_pickle=False)) for file in files], self._sizes[index]
+            maps = [torch.from_numpy(np.load(file, allow_pickle=False)).to(device) for file in files]
+            yield index, maps, self._sizes[index]
 
     def _record(self) -> None:
         """Cache the logits of those images that are not cached yet."""
@@ -255,13 +292,16 @@ class LogitScan:
             shutil.rmtree(self.folder, ignore_errors=True)
         missing = [index for index in self.indices if index not in self._sizes]
         if missing:
-            for index in self.track(iter(missing), len(missing)):
-                maps, _, size = self._look(index)
+            for index, image in self._images(missing):
+                maps, _, size = self._look(index, image)
                 self._keep(index, maps, size)
 
-    def _look(self, index: int) -> tuple[list[Tensor], Tensor | None, tuple[int, int]]:
+    def _images(self, indices: Sequence[int]) -> Iterator[tuple[int, UInt8[Tensor, "3 h w"]]]:
+        """Each image, the next one being decoded while the network looks at this one."""
+        return ahead(self.track(iter(indices), len(indices)), self.dataset.image)
+
+    def _look(self, index: int, image: UInt8[Tensor, "3 h w"]) -> tuple[list[Tensor], Tensor | None, tuple[int, int]]:
         """(logits of each view in float16, embedding of the first in float32, working size) of an image."""
-        image = self.dataset.image(index)
         maps, embedding = [], None
         with evaluating(self.model):
             for logits, features in _view_outputs(self.model, image, self.short_side, self.views):
@@ -285,8 +325,4 @@ def predict_label(
 ) -> UInt8[Tensor, "height width"]:
     """The class of each pixel at `size` (height, width). The model is expected in evaluation mode."""
     maps = view_logits(model, image, short_side, views)
-    align = bool(model.align_corners)
-    # The largest logit is the largest probability: one view needs no softmax.
-    single = len(maps) == 1
-    scores = upsample(maps[0][None], size, align)[0] if single else average_views(maps, size, align, views.average)
-    return scores.argmax(0).to(torch.uint8).cpu()
+    return most_probable(maps, size, bool(model.align_corners), views.average).cpu()

@@ -17,7 +17,6 @@ from tests.methods.test_iast_processes import Meeting
 from torch import Tensor
 
 from segshift.errors import ConfigError, DataError
-from segshift.methods import category_adaptive as module
 from segshift.methods.category_adaptive import (
     Entropy,
     SSLNormalisation,
@@ -28,6 +27,7 @@ from segshift.methods.category_adaptive import (
     select,
     self_supervised_loss,
 )
+from segshift.parts import confidence
 from segshift.types import IGNORE, Prediction
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "category_adaptive.npz"
@@ -186,7 +186,7 @@ def test_bands_and_threads_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         torch.set_num_threads(before)
     for pixels in (1, 37 * 7):
-        monkeypatch.setattr(module, "_BAND_PIXELS", pixels)
+        monkeypatch.setattr(confidence, "_BAND_PIXELS", pixels)
         torch.testing.assert_close(centroids(named([prob]), CLASSES), whole, rtol=1e-13, atol=0)
         assert torch.equal(select(prob, theta), label)
 

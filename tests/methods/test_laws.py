@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
@@ -22,6 +23,7 @@ from segshift.methods.oracle import OracleConfig
 from segshift.methods.source_only import SourceOnlyConfig
 from segshift.methods.style_gap import StyleGapConfig
 from segshift.models.small import SmallNet
+from segshift.parts import losses as parts
 from segshift.parts.adversarial import DiscriminatorConfig
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.batch_norm import Policy, batch_norm_layers
@@ -120,6 +122,43 @@ def alike(a: Any, b: Any) -> bool:
 
 def test_every_method_is_tested_here() -> None:
     assert {type(config) for config in CONFIGS.values()} == set(METHODS)
+
+
+@every
+def test_losses_in_bands_are_those_at_once(config: MethodConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger crops than these have their class scores upsampled in bands: the same losses and the same gradients."""
+    found = []
+    for most in (parts.FULL_SIZE_BYTES, 0):
+        monkeypatch.setattr(parts, "FULL_SIZE_BYTES", most)
+        method = config.build(model(), 10, 0)
+        seen = step(method, batch())
+        found.append((seen, [p.grad for p in method.players()["model"].parameters()]))
+    (at_once, gradients), (in_bands, others) = found
+    for ours, theirs in zip(in_bands, at_once, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    for ours, theirs in zip(others, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [0, parts.FULL_SIZE_BYTES])
+@pytest.mark.parametrize("name", ["iast", "distillation", "cpsl", "minent"])
+def test_losses_are_float32_where_networks_are_not(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under bf16-mixed, as the engine wraps networks: near those of float32, and every weight gets its gradient."""
+    monkeypatch.setattr(parts, "FULL_SIZE_BYTES", most)
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        method = CONFIGS[name].build(model(), 10, 0)
+        for player, network in method.players().items():
+            setattr(method, player, fabric.setup_module(network))
+        seen: Losses = {}
+        for terms in method.step(batch(), 0):
+            assert {loss.dtype for loss in terms.values()} == {torch.float32}
+            fabric.backward(torch.stack(list(terms.values())).sum())
+            seen |= terms
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in method.players()["model"].parameters())
+        found.append({term: loss.item() for term, loss in seen.items()})
+    assert found[0] == pytest.approx(found[1], rel=0.1, abs=0.02)
 
 
 @every

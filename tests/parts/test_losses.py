@@ -10,8 +10,17 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.nn import functional as F
 
-from segshift.parts import losses
-from segshift.parts.losses import cross_entropy, region_mean, share_of_mean
+from segshift.models.segmenter import upsample
+from segshift.parts import banded, losses
+from segshift.parts.losses import (
+    PixelMean,
+    cross_entropy,
+    mean_over,
+    region_mean,
+    share_of_mean,
+    upsampled_cross_entropy,
+    upsampled_means,
+)
 from segshift.types import IGNORE
 
 
@@ -22,7 +31,7 @@ def batch(seed: int, classes: int = 4, size: tuple[int, int] = (5, 6), scale: fl
 
 
 def gradient(loss: Tensor, leaf: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, leaf)[0]
+    return torch.autograd.grad(loss, leaf, retain_graph=True)[0]
 
 
 @settings(max_examples=40)
@@ -77,6 +86,60 @@ def test_the_average_of_the_shares_is_the_global_mean(counts: tuple[int, int], m
     monkeypatch.setattr(losses, "sum_over_processes", lambda _: torch.tensor(sum(counts)))
     shares = [share_of_mean(total, torch.tensor(n)) for total, n in zip(totals, counts)]
     assert sum(shares).item() / 2 == (2.0 if sum(counts) else 0.0)
+
+
+# --- of scores at another size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_small_crops_keep_the_bits_of_scores_upsampled_at_once(align_corners: bool) -> None:
+    logits, label = batch(1, size=(9, 11))
+    label = label.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    ours = upsampled_cross_entropy(logits, label, align_corners)
+    theirs = cross_entropy(upsample(logits, (72, 88), align_corners), label)
+    assert torch.equal(ours, theirs) and torch.equal(gradient(ours, logits), gradient(theirs, logits))
+
+
+def test_large_crops_never_have_their_scores_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size decides, and what was decided is told from what the terms are asked for."""
+    seen: list[tuple[tuple[int, ...], slice]] = []
+
+    def total(scores: Tensor, rows: slice) -> Tensor:
+        seen.append((tuple(scores.shape), rows))
+        return scores.square().sum()
+
+    logits, _ = batch(2, size=(9, 11))
+    means = {"squares": PixelMean(total, torch.tensor(7)), "sums": PixelMean(lambda x, _: x.sum(), torch.tensor(0))}
+    at_once = upsampled_means(logits, (72, 88), False, means)
+    assert seen == [((2, 4, 72, 88), slice(None))]
+    monkeypatch.setattr(losses, "FULL_SIZE_BYTES", 4 * 2 * 4 * 72 * 88 - 1)
+    monkeypatch.setattr(banded, "CACHE_BYTES", 4 * 2 * 4 * 50 * 88)
+    in_bands = upsampled_means(logits, (72, 88), False, means)
+    assert seen[1:] == [((2, 4, 50, 88), slice(0, 50)), ((2, 4, 22, 88), slice(50, 72))]
+    for name, loss in in_bands.items():
+        torch.testing.assert_close(loss, at_once[name], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 30])
+def test_means_over_regions_with_maps_of_their_own(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map is cut to the rows of its band, and an empty region is 0 with gradient 0; half precision is float32."""
+    monkeypatch.setattr(losses, "FULL_SIZE_BYTES", most)
+    monkeypatch.setattr(banded, "CACHE_BYTES", 4 * 2 * 4 * 5 * 20)
+    logits, _ = batch(3, size=(4, 5))
+    rng = torch.Generator().manual_seed(0)
+    region, weight = torch.rand(2, 17, 20, generator=rng) < 0.5, torch.rand(2, 4, 17, 20, generator=rng)
+    means = {
+        "all": mean_over(region, lambda scores, w: (w * scores.softmax(1)).sum(1), weight),
+        "none": mean_over(region & ~region, lambda scores: scores[:, 0]),
+    }
+    found = upsampled_means(logits, (17, 20), True, means)
+    expected = (weight * upsample(logits, (17, 20), True).softmax(1)).sum(1)[region].mean()
+    torch.testing.assert_close(found["all"], expected)
+    torch.testing.assert_close(gradient(found["all"], logits), gradient(expected, logits), rtol=1e-4, atol=1e-7)
+    assert found["none"].item() == 0 and not gradient(found["none"], logits).any()
+    half = upsampled_means(logits.detach().bfloat16().requires_grad_(), (17, 20), True, means)["all"]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, expected, rtol=1e-2, atol=0)
 
 
 def test_shapes_are_checked_under_test() -> None:

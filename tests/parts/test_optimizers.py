@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
+from segshift import checkpoint
 from segshift.errors import ConfigError
 from segshift.models.small import SmallNet
 from segshift.parts.optimizers import Optimizer
@@ -107,3 +109,44 @@ def test_wrong_values_are_errors(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ConfigError, match=re.escape(f"{name} = {options[name]!r}") + ".*expected"):
         Optimizer(**options)  # type: ignore[arg-type]
+
+
+def trained(kind: Any, fused: bool, resumed: bool, path: Path) -> dict[str, Tensor]:
+    """Weights after four steps; in the middle, the optimiser may come back from a checkpoint."""
+    torch.manual_seed(0)
+    network = SmallNet(width=16, dilations=(1,)).build(3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def build() -> optim.Optimizer:
+        optimizer = Optimizer(kind, lr=1e-4).build(network, 10).optimizer
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        return optimizer
+
+    optimizer = build()
+    for step in range(4):
+        if resumed and step == 2:
+            checkpoint.save(path, {"optimizer": optimizer.state_dict()})
+            optimizer = build()
+            optimizer.load_state_dict(checkpoint.load(path)["optimizer"])
+            for weight, state in optimizer.state.items():
+                assert all(v.stride() == weight.stride() for v in state.values() if v.shape == weight.shape)
+        network.zero_grad()
+        network(
+            torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(step))
+        ).logits.square().mean().backward()
+        optimizer.step()
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_resumed_with_the_strides_of_its_weights(kind: Any, fused: bool, tmp_path: Path) -> None:
+    """Fused kernels, the default on a GPU, walk through memory: other strides would be other weights, or an error."""
+    alone, again = (trained(kind, fused, resumed, tmp_path / "state.safetensors") for resumed in (False, True))
+    assert all(torch.equal(alone[name], again[name]) for name in alone)
+
+
+def test_fused_where_the_weights_are() -> None:
+    """On a CPU it rounds differently: not there."""
+    group = Optimizer().build(nn.Conv2d(3, 3, 1), 10).optimizer.param_groups[0]
+    assert group["fused"] is None and group["foreach"] is None

@@ -9,12 +9,13 @@ import pytest
 import torch
 from tests.methods.test_iast import WARMUPS, Wrapped
 from tests.methods.test_laws import OPTIMIZER, batch, model, step
-from torch import nn
+from torch import Tensor, nn
 
 from segshift.errors import ConfigError
 from segshift.methods.category_adaptive import CategoryAdaptiveConfig
 from segshift.methods.iast import IASTConfig
 from segshift.methods.source_only import SourceOnly, SourceOnlyConfig
+from segshift.parts.losses import PixelMean
 from segshift.parts.self_training import SelfTraining, SelfTrainingConfig, check_choice
 from segshift.types import Images, Losses, MethodConfig
 
@@ -86,16 +87,18 @@ def test_a_method_is_what_it_minimises_on_the_target() -> None:
         retain: MethodConfig | None = None
 
         def build(self, model: nn.Module, steps: int, seed: int) -> SelfTraining:
-            return Largest(model, self, steps, seed)
+            return Squares(model, self, steps, seed)
 
-    class Largest(SelfTraining):
+    class Squares(SelfTraining):
         def target_losses(self, images: Images, t: int) -> Losses:
-            logits = self.target_logits(images, t)
-            assert logits.shape[2:] == images.label.shape[1:]
-            return {"largest": logits.amax()}
+            def total(logits: Tensor, rows: slice) -> Tensor:
+                assert logits.shape[2:] == images.label.shape[1:] and rows == slice(None)
+                return logits.square().sum()
+
+            return self.target_means(images, t, {"squares": PixelMean(total, torch.tensor(10))})
 
     method = Config().build(model(), 10, 0)
-    assert [list(losses) for losses in step(method, batch())] == [["largest"]]
+    assert [list(losses) for losses in step(method, batch())] == [["squares"]]
     assert method.state_dict() == {"thresholds": [], "retained": {}}
     kind: Any = SelfTraining
     with pytest.raises(TypeError, match="abstract"):

@@ -15,10 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segshift.errors import DataError
-from segshift.models.segmenter import upsample
 from segshift.parts.adversarial import Adversarial, AdversarialConfig, at_least_float32, check_weights
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
-from segshift.parts.losses import share_of_mean
+from segshift.parts.losses import ALL_ROWS, PixelMean, share_of_mean, upsampled_means
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
 from segshift.types import Batch, Losses, MethodConfig
@@ -46,9 +45,18 @@ def minent_loss(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, ""]:
     `logits` at the image's size. The paper prints the sum over an image's pixels; the mean is what its release
     minimises and what λ = .001 belongs to. Over the pixels of all processes.
     """
-    entropy = entropy_map(at_least_float32(logits).softmax(1))
-    pixels = logits.numel() // logits.shape[1]
-    return share_of_mean(entropy.sum(), torch.full((), pixels, dtype=torch.int64, device=logits.device))
+    mean = _mean_entropy(logits[:, 0])
+    return share_of_mean(mean.total(logits, ALL_ROWS), mean.pixels)
+
+
+def _mean_entropy(pixels: Tensor) -> PixelMean:
+    """Over as many pixels as a tensor has numbers."""
+
+    def total(logits: Tensor, rows: slice) -> Tensor:
+        del rows  # all of them count alike
+        return entropy_map(at_least_float32(logits).softmax(1)).sum()
+
+    return PixelMean(total, torch.full((), pixels.numel(), dtype=torch.int64, device=pixels.device))
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class MinEnt(SingleNetwork):
         policy = self.config.batch_norm
         yield {"source": self.segmentation_loss(batch.source, "source", t, policy, None)}
         set_batch_norm(self.model, policy, "target")
-        height, width = batch.target.image.shape[2:]
-        logits = upsample(self.model(batch.target.image).logits, (height, width), bool(self.model.align_corners))
-        yield {"entropy": self.config.weight * minent_loss(logits)}
+        image = batch.target.image
+        size, align = (image.shape[2], image.shape[3]), bool(self.model.align_corners)
+        found = upsampled_means(self.model(image).logits, size, align, {"entropy": _mean_entropy(image[:, 0])})
+        yield {"entropy": self.config.weight * found["entropy"]}

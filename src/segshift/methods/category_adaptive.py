@@ -13,23 +13,22 @@ certain, none of them passes at Δ >= 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segshift.errors import ConfigError, DataError
 from segshift.methods.cbst import CBSTConfig, class_thresholds
 from segshift.methods.iast_selector import Selected, labels_above
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.batch_norm import Policy
-from segshift.parts.confidence import confidences
+from segshift.parts.confidence import Banded, banded, confidences
 from segshift.parts.exact_sums import ExactSum
-from segshift.parts.losses import cross_entropy, share_of_mean
+from segshift.parts.losses import ALL_ROWS, PixelMean, cross_entropy_mean, share_of_mean
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.self_training import SelfTraining, SelfTrainingConfig, check_choice, check_self_training
 from segshift.parts.threads import one_thread
@@ -50,9 +49,6 @@ Selector = Literal["category_adaptive", "bdl", "constant"]
 Scope = Literal["dataset", "image"]
 """dataset: centroids over the whole target. image: each image has its own."""
 
-_BAND_PIXELS = 1 << 14
-"""One band of all classes in float64: 2.5 MB at 19 classes, small enough for the caches."""
-
 
 # --- Eq. 1 to 3 ------------------------------------------------------------------------------------------------------
 
@@ -66,10 +62,16 @@ def centroids(scan: Predictions, num_classes: int, weighting: Weighting = "confi
     Raises DataError naming the image where a probability is NaN, ConfigError where it has not `num_classes` classes.
     """
     check_choice("weighting", weighting, get_args(Weighting))
+    return _centroids(banded(scan), num_classes, weighting, getattr(scan, "merge", None))
+
+
+def _centroids(
+    images: Iterable[Banded], num_classes: int, weighting: Weighting, merge: Callable[[Tensor], Tensor] | None = None
+) -> Float64[Tensor, "k k"]:
     total = ExactSum(num_classes, num_classes + 1)
-    for prediction in scan:
-        total.add(_sums(prediction, num_classes, weighting))
-    sums = total.total(getattr(scan, "merge", None))
+    for image in images:
+        total.add(_sums(image, num_classes, weighting))
+    sums = total.total(merge)
     weight = sums[:, -1:]
     return sums[:, :-1] / weight.where(weight > 0, 1.0)
 
@@ -92,57 +94,50 @@ def select(
     p log p is 0 at p = 0. `entropy` as for the thresholds. A pixel whose probabilities are NaN has no label.
     """
     check_choice("entropy", entropy, get_args(Entropy))
-    return _selected(prob, thresholds, entropy)[0]
+    (image,) = banded([Prediction("", prob)])
+    return _selected(image, thresholds, entropy).label.long()
 
 
 @one_thread()
-def _selected(prob: Tensor, thresholds: Tensor, entropy: Entropy) -> tuple[Tensor, Tensor]:
-    """Eq. 3's label, and the predicted class of each pixel; both int64."""
-    predicted = prob.max(0).indices  # argmax is several times slower on a CPU
-    label = torch.full_like(predicted, IGNORE)
-    theta = thresholds.to(prob.device)
-    for rows in _bands(prob):
-        below = _entropy(prob[:, rows], entropy) < theta[predicted[rows]]
-        label[rows] = predicted[rows].where(below, IGNORE)
-    return label, predicted
+def _selected(image: Banded, thresholds: Tensor, entropy: Entropy) -> Selected:
+    """Eq. 3's label, and the predicted class of each pixel."""
+    label = torch.empty(image.size, dtype=torch.uint8, device=thresholds.device)
+    predicted = torch.empty_like(label)
+    for band in image.bands():
+        predicted[band.rows] = band.label
+        theta = thresholds.to(band.prob.device).index_select(0, band.label.flatten().int()).view(band.label.shape)
+        label[band.rows] = band.label.where(_entropy(band.prob, entropy) < theta, IGNORE)
+    return Selected(image.name, label, predicted)
 
 
 def _entropy(prob: Float[Tensor, "k *rest"], entropy: Entropy) -> Float[Tensor, "*rest"]:
     """-sum p log p over the first axis, never below 0; normalised: over log k."""
     prob = prob.to(torch.promote_types(prob.dtype, torch.float32))
     # log(0) is never taken, and 0 times the least float's logarithm is 0.
-    total = -(prob.clamp_min(torch.finfo(prob.dtype).tiny).log_() * prob).sum(0)
+    total = -(prob.clamp_min(torch.finfo(prob.dtype).tiny).log_().mul_(prob)).sum(0)
     scale = math.log(len(prob)) if entropy == "normalised" and len(prob) > 1 else 1.0
     return total.clamp_min_(0) / scale
 
 
 @one_thread()
-def _sums(prediction: Prediction, num_classes: int, weighting: Weighting) -> Float64[Tensor, "k k1"]:
+def _sums(image: Banded, num_classes: int, weighting: Weighting) -> Float64[Tensor, "k k1"]:
     """Of one image: a row for each class l, the sum of w p over the pixels predicted as l; in the last column, of w."""
-    prob = prediction.prob
-    if len(prob) != num_classes:
-        raise ConfigError(f"num_classes: {num_classes}; but the prediction of {prediction.name} has {len(prob)}")
-    sums = torch.zeros(num_classes, num_classes + 1, dtype=torch.float64, device=prob.device)
-    for rows in _bands(prob):
-        band = prob[:, rows].flatten(1).double()
-        confidence, label = band.max(0)
+    if image.classes != num_classes:
+        raise ConfigError(f"num_classes: {num_classes}; but the prediction of {image.name} has {image.classes}")
+    sums = torch.zeros(num_classes, num_classes + 1, dtype=torch.float64)
+    for band in image.bands():
+        prob, label = band.prob.flatten(1).double(), band.label.flatten().long()
+        confidence = band.confidence.flatten().double()
         weight = confidence if weighting == "confidence" else torch.ones_like(confidence)
-        of_class = torch.zeros_like(band).scatter_(0, label[None], weight[None])
-        sums[:, :-1] += of_class @ band.T
-        sums[:, -1] += of_class.sum(1)
+        of_class = torch.zeros_like(prob).scatter_(0, label[None], weight[None])
+        sums[:, :-1] += (of_class @ prob.T).cpu()
+        sums[:, -1] += of_class.sum(1).cpu()
     if sums.isnan().any():
         raise DataError(
-            f"prediction of {prediction.name}: a class probability is NaN; expected numbers from 0 to 1. "
+            f"prediction of {image.name}: a class probability is NaN; expected numbers from 0 to 1. "
             "The network's weights are likely NaN or infinite: go back to an earlier checkpoint"
         )
     return sums
-
-
-def _bands(prob: Float[Tensor, "k h w"]) -> Iterator[slice]:
-    """Rows, in bands that depend on the image's size alone."""
-    height, width = prob.shape[1:]
-    step = max(1, _BAND_PIXELS // width)
-    return (slice(top, top + step) for top in range(0, height, step))
 
 
 # --- the threshold it is compared with -------------------------------------------------------------------------------
@@ -174,10 +169,13 @@ def self_supervised_loss(
     there is none.
     """
     check_choice("normalisation", normalisation, get_args(SSLNormalisation))
-    if normalisation == "labelled":
-        return cross_entropy(logits, labels)
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return share_of_mean(total, torch.tensor(labels.numel(), device=labels.device))
+    mean = _self_supervised(labels, normalisation)
+    return share_of_mean(mean.total(logits, ALL_ROWS), mean.pixels)
+
+
+def _self_supervised(labels: Int[Tensor, "b h w"], normalisation: SSLNormalisation) -> PixelMean:
+    everywhere = torch.full((), labels.numel(), device=labels.device)
+    return cross_entropy_mean(labels, everywhere if normalisation == "image" else None)
 
 
 # --- the method ------------------------------------------------------------------------------------------------------
@@ -241,8 +239,8 @@ class CategoryAdaptive(SelfTraining):
             theta = self._label_by_image(scan, store)
         else:
             theta = self._thresholds(centroids(scan, self.num_classes, config.weighting))
-            for prediction in scan:
-                self._write(prediction, theta, store)
+            for image in banded(scan):
+                self._write(image, theta, store)
         self.thresholds = theta.tolist()
         # Under the name of what is compared with them, which a report prints.
         store.finish({"entropy" if config.selector == "category_adaptive" else "theta": self.thresholds})
@@ -250,18 +248,17 @@ class CategoryAdaptive(SelfTraining):
     def _thresholds(self, centroids: Tensor) -> Tensor:
         return entropy_thresholds(centroids, self.config.delta, self.config.entropy)
 
-    def _write(self, prediction: Prediction, theta: Tensor, store: LabelStore) -> None:
+    def _write(self, image: Banded, theta: Tensor, store: LabelStore) -> None:
         """Eq. 3 for one image."""
-        label, predicted = _selected(prediction.prob, theta, self.config.entropy)
-        store.write(prediction.name, label.to(torch.uint8), predicted.to(torch.uint8))
+        store.write(*_selected(image, theta, self.config.entropy))
 
     def _label_by_image(self, scan: Scan, store: LabelStore) -> Tensor:
         """Labels by each image's own thresholds; the mean of these over the images that show the class, else 0."""
         total = ExactSum(2, self.num_classes)
-        for prediction in scan:
-            own = centroids([prediction], self.num_classes, self.config.weighting)
+        for image in banded(scan):
+            own = _centroids([image], self.num_classes, self.config.weighting)
             theta = self._thresholds(own)
-            self._write(prediction, theta, store)
+            self._write(image, theta, store)
             total.add(torch.stack((theta, own.any(1).double())))
         theta, images = total.total(getattr(scan, "merge", None))
         return theta / images.clamp_min(1)
@@ -279,8 +276,7 @@ class CategoryAdaptive(SelfTraining):
 
     def target_losses(self, images: Images, t: int) -> Losses:
         """Eq. 6."""
-        logits = self.target_logits(images, t)
-        return {"target": self_supervised_loss(logits, images.label, self.config.normalisation)}
+        return self.target_means(images, t, {"target": _self_supervised(images.label, self.config.normalisation)})
 
 
 def _check_delta(delta: float) -> None:

@@ -29,12 +29,12 @@ from segshift.methods.cpsl_head import (
     normalise,
     score_map,
 )
-from segshift.methods.cpsl_losses import one_way_kl, rectify, symmetric_cross_entropy, symmetric_kl
+from segshift.methods.cpsl_losses import both_cross_entropies, divergence_from, rectify, symmetric_divergence
 from segshift.methods.cpsl_sampling import class_counts, initial_distribution
 from segshift.methods.cpsl_transport import sinkhorn
 from segshift.models.segmenter import upsample
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
-from segshift.parts.losses import cross_entropy
+from segshift.parts.losses import PixelMean, cross_entropy_mean, mean_over, upsampled_means
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.self_training import check_choice
 from segshift.parts.single_network import SingleNetwork
@@ -240,12 +240,8 @@ class CPSL(SingleNetwork):
         weak, view = self._weak(images), self._strong(images, t)
         set_batch_norm(self.model, config.batch_norm, "target")
         shown = self.model(view.image)
-        logits = self._full(shown.logits, _size(images))
         label = view.mixed(weak.label).masked_fill(view.hidden, IGNORE)
-        supervised = symmetric_cross_entropy if config.target_loss == "symmetric" else cross_entropy
-        losses = {"target": supervised(logits, label)}
-        if config.consistency_weight > 0:
-            losses["consistency"] = config.consistency_weight * self._consistency(images, weak, view, shown, logits)
+        losses = self._full_size_losses(images, weak, view, shown, label)
         if config.self_labelling:
             features, seen = weak.features, weak.label
             if config.features == "student":
@@ -290,14 +286,29 @@ class CPSL(SingleNetwork):
             p_st = (p_st.sum(1, keepdim=True) > 0).to(p_sl.dtype).expand_as(p_sl)
         return rectify(p_sl, p_st, self.config.confidence)
 
-    def _consistency(self, images: Images, weak: _Weak, view: Strong, shown: Output, logits: Tensor) -> Tensor:
-        """Eq. 13 (or the release's, in prototype space) between the views, wherever both show the same place."""
+    def _full_size_losses(self, images: Images, weak: _Weak, view: Strong, shown: Output, label: Tensor) -> Losses:
+        """Eq. 2, and Eq. 13 (or the release's, in prototype space) wherever both views show the same place."""
+        config = self.config
+        symmetric = config.target_loss == "symmetric"
+        target = mean_over(label != IGNORE, both_cross_entropies, label) if symmetric else cross_entropy_mean(label)
+        means, weight = {"target": target}, config.consistency_weight
+        if weight == 0:
+            return self._means(shown.logits, images, means)
         region = view.mixed(_filled(images)) & ~view.hidden
-        if self.config.consistency == "symmetric_kl":
-            return symmetric_kl(view.mixed(weak.logits), logits.float(), region)
-        assert shown.embedding is not None
-        scores, tau = self._scores(normalise(shown.embedding), _size(images)), self.config.temperature
-        return one_way_kl(view.mixed(weak.scores) / tau, scores / tau, region)
+        if config.consistency == "symmetric_kl":
+            means["consistency"] = mean_over(region, symmetric_divergence, view.mixed(weak.logits))
+            losses = self._means(shown.logits, images, means)
+        else:
+            losses = self._means(shown.logits, images, means)
+            assert shown.embedding is not None
+            scores, tau = score_map(self._teachers["head"].network, normalise(shown.embedding)), config.temperature
+            before = view.mixed(weak.scores) / tau
+            apart = mean_over(region, lambda after, before: divergence_from(after / tau, before), before)
+            losses |= self._means(scores, images, {"consistency": apart})
+        return losses | {"consistency": weight * losses["consistency"]}
+
+    def _means(self, scores: Tensor, images: Images, means: Mapping[str, PixelMean]) -> Losses:
+        return upsampled_means(scores, _size(images), bool(self.model.align_corners), means)
 
     def _self_labelling(self, images: Images, features: Tensor, label: Tensor, t: int) -> Tensor:
         """Eq. 5, on pixels that are drawn by their image's place in the batch."""

@@ -39,10 +39,14 @@ def symmetric_kl(
 
     0 with gradient 0 over an empty region.
     """
+    return region_mean(symmetric_divergence(strong, weak), region)
+
+
+def symmetric_divergence(strong: Float[Tensor, "b k h w"], weak: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    """Eq. 13 of each pixel."""
     log_weak, log_strong = weak.log_softmax(1), strong.log_softmax(1)
     # Both divergences in one: sum_c (p_w - p_s) (log p_w - log p_s).
-    both = ((log_weak.exp() - log_strong.exp()) * (log_weak - log_strong)).sum(1)
-    return region_mean(both, region)
+    return ((log_weak.exp() - log_strong.exp()) * (log_weak - log_strong)).sum(1)
 
 
 def one_way_kl(
@@ -52,8 +56,13 @@ def one_way_kl(
 
     The release's consistency, where the logits are those of the self-labelling head (prototype space).
     """
+    return region_mean(divergence_from(strong, weak), region)
+
+
+def divergence_from(strong: Float[Tensor, "b k h w"], weak: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    """KL(P_w || P_s) of each pixel."""
     log_weak = weak.log_softmax(1)
-    return region_mean((log_weak.exp() * (log_weak - strong.log_softmax(1))).sum(1), region)
+    return (log_weak.exp() * (log_weak - strong.log_softmax(1))).sum(1)
 
 
 def symmetric_cross_entropy(
@@ -64,8 +73,13 @@ def symmetric_cross_entropy(
     Reverse: -sum_c p_c log y_c with log 0 clamped to log 1e-4, so that it is (1 - p_y) log 1e4. The mean over labelled
     pixels; IGNORE pixels drop out.
     """
-    labelled = label != IGNORE
-    log_prob = logits.log_softmax(1)
-    of_label = log_prob.gather(1, label.masked_fill(~labelled, 0)[:, None])[:, 0]
+    return region_mean(both_cross_entropies(logits, label, forward, reverse), label != IGNORE)
+
+
+def both_cross_entropies(
+    logits: Float[Tensor, "b k h w"], label: Int[Tensor, "b h w"], forward: float = 0.1, reverse: float = 1.0
+) -> Float[Tensor, "b h w"]:
+    """`symmetric_cross_entropy` of each pixel; of no meaning where the label is IGNORE."""
+    of_label = logits.log_softmax(1).gather(1, label.masked_fill(label == IGNORE, 0)[:, None])[:, 0]
     reversed_loss = -math.log(LOG_CLAMP) * (1 - of_label.exp())
-    return region_mean(-forward * of_label + reverse * reversed_loss, labelled)
+    return -forward * of_label + reverse * reversed_loss

@@ -18,10 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
-from segshift.models.segmenter import upsample
 from segshift.parts.augment import ColourAugmentation, augment_images
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
-from segshift.parts.losses import cross_entropy, region_mean
+from segshift.parts.losses import cross_entropy_mean, mean_over, region_mean, upsampled_means
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
 from segshift.types import IGNORE, Batch, FeatureScan, Images, LabelStore, Losses, MethodConfig, Scan
@@ -44,8 +43,11 @@ def distillation_loss(
     `teacher` holds the probabilities q. The mean is over the valid pixels of all processes; 0 with gradient 0 where
     there is none.
     """
-    divergence = (torch.xlogy(teacher, teacher) - teacher * logits.log_softmax(1)).sum(1)
-    return region_mean(divergence, valid)
+    return region_mean(_divergence(logits, teacher), valid)
+
+
+def _divergence(logits: Float[Tensor, "b k h w"], teacher: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    return (torch.xlogy(teacher, teacher) - teacher * logits.log_softmax(1)).sum(1)
 
 
 def _sgd() -> Optimizer:
@@ -109,9 +111,11 @@ class Distillation(SingleNetwork):
         assert teacher is not None, "the round's soft labels are written in begin_round"
         set_batch_norm(self.model, config.batch_norm, "target")
         logits = self.model(augment_images(images, t, self.seed, config.augment)).logits
-        full = upsample(logits, (teacher.shape[2], teacher.shape[3]), bool(self.model.align_corners))
-        losses = {"target": cross_entropy(full, hard_labels(teacher, config.confidence))}
+        means = {"target": cross_entropy_mean(hard_labels(teacher, config.confidence))}
         if config.kl_weight > 0:
-            valid = teacher.sum(1) > 0
-            losses["distillation"] = config.kl_weight * distillation_loss(full, teacher, valid)
+            means["distillation"] = mean_over(teacher.sum(1) > 0, _divergence, teacher)
+        size = teacher.shape[2], teacher.shape[3]
+        losses = upsampled_means(logits, size, bool(self.model.align_corners), means)
+        if config.kl_weight > 0:
+            losses["distillation"] = config.kl_weight * losses["distillation"]
         return losses

@@ -35,7 +35,7 @@ from segshift.methods.iast_selector import (
 from segshift.parts.augment import ColourAugmentation
 from segshift.parts.batch_norm import Policy
 from segshift.parts.confidence import confidences
-from segshift.parts.losses import cross_entropy, region_mean
+from segshift.parts.losses import cross_entropy_mean, mean_over, region_mean
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.self_training import SelfTraining, SelfTrainingConfig, check_choice, check_self_training
 from segshift.types import IGNORE, Images, LabelStore, Losses, MethodConfig, Scan
@@ -54,8 +54,7 @@ def confident_region_kld(
     `logits` at the labels' size; IGNORE is no label. The mean is over the pixels of all processes. 0 with gradient 0
     where there is none.
     """
-    uniform = -logits.log_softmax(1).mean(1)
-    return _scaled(region_mean(uniform, labels != IGNORE), logits, normalisation)
+    return _scaled(region_mean(_uniform(logits), labels != IGNORE), logits.shape[1], normalisation)
 
 
 def ignored_region_entropy(
@@ -65,13 +64,22 @@ def ignored_region_entropy(
 
     `logits` at the labels' size. The mean is over the pixels of all processes. 0 with gradient 0 where there is none.
     """
+    return _scaled(region_mean(_entropy(logits), labels == IGNORE), logits.shape[1], normalisation)
+
+
+def _uniform(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    """-sum_c 1/C log p_c."""
+    return -logits.log_softmax(1).mean(1)
+
+
+def _entropy(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    """-sum_c p_c log p_c."""
     log_prob = logits.log_softmax(1)
-    entropy = -(log_prob.exp() * log_prob).sum(1)
-    return _scaled(region_mean(entropy, labels == IGNORE), logits, normalisation)
+    return -(log_prob.exp() * log_prob).sum(1)
 
 
-def _scaled(mean: Tensor, logits: Tensor, normalisation: Normalisation) -> Tensor:
-    return mean / logits.shape[1] if normalisation == "released" else mean
+def _scaled(mean: Tensor, classes: int, normalisation: Normalisation) -> Tensor:
+    return mean / classes if normalisation == "released" else mean
 
 
 def _adam() -> Optimizer:
@@ -195,13 +203,19 @@ class IAST(SelfTraining):
 
     def target_losses(self, images: Images, t: int) -> Losses:
         """Eq. 3: cross-entropy with the pseudo-labels, and the regularisers."""
-        config, label, logits = self.config, images.label, self.target_logits(images, t)
-        losses = {"target": cross_entropy(logits, label)}
-        if config.ignored_weight > 0:
-            losses["ignored"] = config.ignored_weight * ignored_region_entropy(logits, label, config.normalisation)
-        if config.confident_weight > 0:
-            losses["confident"] = config.confident_weight * confident_region_kld(logits, label, config.normalisation)
-        return losses
+        config, label = self.config, images.label
+        weights = {"ignored": config.ignored_weight, "confident": config.confident_weight}
+        means = {
+            "target": cross_entropy_mean(label),
+            "ignored": mean_over(label == IGNORE, _entropy),  # Eq. 9
+            "confident": mean_over(label != IGNORE, _uniform),  # Eq. 8
+        }
+        asked = {name: mean for name, mean in means.items() if weights.get(name, 1.0) > 0}
+        found = self.target_means(images, t, asked)
+        return {
+            name: weights[name] * _scaled(mean, self.num_classes, config.normalisation) if name in weights else mean
+            for name, mean in found.items()
+        }
 
 
 def _of_round(values: Sequence[Value], n: int) -> Value:

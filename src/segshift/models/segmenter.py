@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,13 +46,18 @@ class Segmenter(nn.Module, ABC):
         self.stride = stride
         self.align_corners = align_corners
         self.minimum_size = minimum_size
+        self.compiled: Callable[[Segmenter, Tensor], Output] | None = None
+        """`encode_decode`, compiled (`execution.prepared`): what runs where a gradient will be asked for."""
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Class scores of RGB images in [0, 1], in any memory format. Raises DataError where the input is no such."""
         self._check(image)
-        return self.encode_decode((image - self.mean) / self.std)
+        normalised = (image - self.mean) / self.std
+        if self.compiled is not None and torch.is_grad_enabled():
+            return self.compiled(self, normalised)
+        return self.encode_decode(normalised)
 
     @abstractmethod
     def encode_decode(self, image: Float[Tensor, "b 3 h w"]) -> Output:

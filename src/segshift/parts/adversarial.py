@@ -27,7 +27,7 @@ from segshift.errors import ConfigError
 from segshift.models.discriminators import Discriminator, Stride, check_stride
 from segshift.models.segmenter import upsample
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
-from segshift.parts.losses import cross_entropy, share_of_mean
+from segshift.parts.losses import share_of_mean, upsampled_cross_entropy
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
 from segshift.types import Batch, Domain, Images, Losses, MethodConfig, OptimizerAndSchedule, Output
@@ -235,8 +235,9 @@ class Adversarial(SingleNetwork, ABC):
 
     def _segmentation(self, scores: Sequence[Tensor], source: Images) -> Losses:
         """λ_seg L_seg of every level: cross-entropy with the source's labels."""
+        align = bool(self.model.align_corners)
         return {
-            f"{level.prefix}source": level.segmentation * cross_entropy(self._full(values, source), source.label)
+            f"{level.prefix}source": level.segmentation * upsampled_cross_entropy(values, source.label, align)
             for level, values in zip(self._levels, scores)
         }
 

@@ -1,7 +1,7 @@
 """Strong colour augmentation, batched on the device: kornia's operations, parameters drawn by us.
 
 The parameters are a pure function of (seed, t, slot), so they do not depend on how many processes share a batch,
-and no library draws from a global generator.
+and no library draws from a global generator. kornia is imported where it is used: it takes a second.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from kornia import enhance, filters
 from torch import Tensor
 
 from segshift.data.sampling import Stream, generator
@@ -65,6 +64,8 @@ def augment_colour(
     image: Float[Tensor, "b 3 h w"], slots: Sequence[int], t: int, seed: int, config: ColourAugmentation
 ) -> Float[Tensor, "b 3 h w"]:
     """Another look at the same pixels: colours jittered, greyed, blurred; geometry untouched; range [0, 1]."""
+    from kornia import enhance, filters
+
     rows = [config.draw(generator(seed, Stream.AUGMENT, t, slot)) for slot in slots]
     drawn = torch.tensor(rows, dtype=image.dtype, device=image.device)
     brightness, contrast, saturation, hue, grey, sigma = drawn.unbind(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, PolynomialLR
 
 from segshift.errors import ConfigError
@@ -53,18 +54,24 @@ class Optimizer:
             raise ConfigError(f"weight_decay = {self.weight_decay}, power = {self.power}; expected numbers >= 0")
 
     def build(self, network: nn.Module, steps: int) -> OptimizerAndSchedule:
-        """For a Segmenter (backbone and head groups) or any other network (one group), over `steps` steps."""
+        """For a Segmenter (backbone and head groups) or any other network (one group), over `steps` steps.
+
+        On a GPU the whole update is one kernel. On a CPU, where torch's fused kernels round differently and an update
+        is a hundredth of a step, each weight has its own (benchmarks/step.py).
+        """
         if hasattr(network, "parameter_groups"):
             groups = network.parameter_groups(self.lr, self.head_multiplier)  # pyright: ignore[reportCallIssue]
         else:
             groups = [{"params": list(network.parameters()), "lr": self.lr}]
+        fused = all(parameter.device.type == "cuda" for parameter in network.parameters()) or None
         if self.kind == "sgd":
             optimizer: optim.Optimizer = optim.SGD(
-                groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+                groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
             )
         else:
-            adam = optim.AdamW if self.kind == "adamw" else optim.Adam
-            optimizer = adam(groups, lr=self.lr, betas=(self.momentum, self.beta2), weight_decay=self.weight_decay)
+            adam, betas = optim.AdamW if self.kind == "adamw" else optim.Adam, (self.momentum, self.beta2)
+            optimizer = adam(groups, lr=self.lr, betas=betas, weight_decay=self.weight_decay, fused=fused)
+        optimizer.register_load_state_dict_post_hook(_lay_out_like_weights)
         return OptimizerAndSchedule(optimizer, self._schedule(optimizer, steps))
 
     def _schedule(self, optimizer: optim.Optimizer, steps: int) -> LRScheduler:
@@ -73,3 +80,14 @@ class Optimizer:
             return PolynomialLR(optimizer, total_iters=steps, power=self.power)
         rate, period = self.decay
         return ExponentialLR(optimizer, gamma=rate ** (1 / period))
+
+
+def _lay_out_like_weights(optimizer: optim.Optimizer) -> None:
+    """Give what was loaded for a weight the weight's own strides, which fused kernels take for granted.
+
+    A checkpoint has none: a 1x1 kernel is contiguous in every memory format, and comes back with other strides.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -20,16 +20,30 @@ def is_first() -> bool:
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors on every process by those of the first."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+    """Overwrite tensors on every process by those of the first. One exchange for all that are of a type."""
+    if world_size() == 1:
+        return
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.dtype, []).append(tensor)
+    for group in alike.values():
+        packed = torch.cat([tensor.reshape(-1) for tensor in group])
+        dist.broadcast(packed, 0)
+        for tensor, part in zip(group, packed.split([tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of every process's tensor, added in rank order: the same bits on each of them."""
+    """The sum of every process's tensor: the same bits on each of them. Floats are added in rank order.
+
+    Integers add up to the same in any order, so nobody needs to hold everyone's: histograms are megabytes.
+    """
     if world_size() == 1:
         return tensor
+    if not tensor.is_floating_point():
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     total = parts[0].clone()

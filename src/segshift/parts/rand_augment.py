@@ -2,18 +2,19 @@
 
 The operations are those of the paper's list that move no pixel; the ranges are those of the authors' code, with a
 random sign where an operation goes both ways, so that magnitude 0 changes nothing. They are kornia's, except where
-that says so. What is drawn comes in as an argument: no library draws from a global generator.
+that says so. What is drawn comes in as an argument: no library draws from a global generator. kornia is imported where
+it is used: it takes a second.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from kornia import enhance
 from torch import Tensor
 
 Pictures = Float[Tensor, "n 3 h w"]
@@ -63,16 +64,22 @@ def _threshold(signed: float) -> float:
     return 256 / 255 * (1 - abs(signed))
 
 
+def _enhance() -> ModuleType:
+    from kornia import enhance
+
+    return enhance
+
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation("identity", lambda _: 0.0, lambda x, _: x),
     Operation("autocontrast", lambda _: 0.0, lambda x, _: autocontrast(x)),
-    Operation("equalize", lambda _: 0.0, lambda x, _: enhance.equalize(x)),
-    Operation("solarize", _threshold, enhance.solarize),
-    Operation("color", _factor, enhance.adjust_saturation_with_gray_subtraction),
-    Operation("posterize", _bits, lambda x, amount: enhance.posterize(x, amount.to(torch.int32))),
-    Operation("contrast", _factor, enhance.adjust_contrast_with_mean_subtraction),
-    Operation("brightness", _factor, enhance.adjust_brightness_accumulative),
-    Operation("sharpness", _factor, enhance.sharpness),
+    Operation("equalize", lambda _: 0.0, lambda x, _: _enhance().equalize(x)),
+    Operation("solarize", _threshold, lambda x, amount: _enhance().solarize(x, amount)),
+    Operation("color", _factor, lambda x, amount: _enhance().adjust_saturation_with_gray_subtraction(x, amount)),
+    Operation("posterize", _bits, lambda x, amount: _enhance().posterize(x, amount.to(torch.int32))),
+    Operation("contrast", _factor, lambda x, amount: _enhance().adjust_contrast_with_mean_subtraction(x, amount)),
+    Operation("brightness", _factor, lambda x, amount: _enhance().adjust_brightness_accumulative(x, amount)),
+    Operation("sharpness", _factor, lambda x, amount: _enhance().sharpness(x, amount)),
 )
 """The paper's list without rotation, shear and translation."""
 

@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
-from segshift.models.segmenter import upsample
 from segshift.parts.augment import ColourAugmentation, augment_images
 from segshift.parts.batch_norm import Policy, check_policy, set_batch_norm
+from segshift.parts.losses import PixelMean, upsampled_means
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.single_network import SingleNetwork
 from segshift.types import Batch, Domain, Images, Losses, Method, MethodConfig, OptimizerAndSchedule
@@ -91,12 +90,15 @@ class SelfTraining(SingleNetwork, ABC):
                 setattr(self._retained, name, player)  # as the engine has wrapped it
             yield from self._retained.step(batch, t)
 
-    def target_logits(self, images: Images, t: int) -> Float[Tensor, "b k h w"]:
-        """Logits of target images at the size of their labels, in strong colours and under the BatchNorm policy."""
+    def target_means(self, images: Images, t: int, means: Mapping[str, PixelMean]) -> dict[str, Tensor]:
+        """Means over pixels of target images, of their logits at the size of their labels.
+
+        The forward runs in strong colours and under the BatchNorm policy.
+        """
         set_batch_norm(self.model, self._batch_norm, "target")
         logits = self.model(augment_images(images, t, self.seed, self._augment)).logits
         height, width = images.label.shape[1:]
-        return upsample(logits, (height, width), bool(self.model.align_corners))
+        return upsampled_means(logits, (height, width), bool(self.model.align_corners), means)
 
     def end_step(self, t: int) -> None:
         if self._retained is not None:

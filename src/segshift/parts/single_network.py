@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segshift.models.segmenter import upsample
 from segshift.parts.augment import ColourAugmentation, augment_images
 from segshift.parts.batch_norm import Policy, set_batch_norm
-from segshift.parts.losses import cross_entropy
+from segshift.parts.losses import upsampled_cross_entropy
 from segshift.parts.optimizers import Optimizer
 from segshift.types import Batch, Domain, Images, LabelStore, Losses, OptimizerAndSchedule, Scan
 
@@ -64,6 +63,4 @@ class SingleNetwork:
         """
         set_batch_norm(self.model, policy, domain)
         logits = self.model(augment_images(images, t, self.seed, augment)).logits
-        height, width = images.label.shape[1:]
-        full = upsample(logits, (height, width), bool(self.model.align_corners))
-        return cross_entropy(full, images.label)
+        return upsampled_cross_entropy(logits, images.label, bool(self.model.align_corners))

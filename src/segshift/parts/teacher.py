@@ -1,7 +1,8 @@
 """A momentum network: the moving average of the weights of one that is trained (mean teacher, Tarvainen & Valpola).
 
 It is always in evaluation mode and never has gradients. It is no player: what it is follows from the student and its
-own tensors, which a method keeps in its `state_dict`.
+own tensors, which a method keeps in its `state_dict`. Each process has a whole one, also where the weights of the
+student are shared out: these are gathered at each step.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segshift.errors import ConfigError
+from segshift.parts.sharded import whole
 from segshift.scan import unwrapped
 
 
@@ -41,14 +43,14 @@ class Teacher:
         """After an optimiser step: weights move towards the student's, buffers (BatchNorm statistics) become its."""
         student = unwrapped(student)
         weights: list[Tensor] = list(self.network.parameters())
-        towards: list[Tensor] = list(student.parameters())
+        towards: list[Tensor] = [whole(weight) for weight in student.parameters()]
         torch._foreach_lerp_(weights, towards, 1 - self.momentum)
         for own, other in zip(self.network.buffers(), student.buffers(), strict=True):
             own.copy_(other)
 
     def restart(self, student: nn.Module) -> None:
         """Become the student as it is now."""
-        self.network.load_state_dict(unwrapped(student).state_dict())
+        self.network.load_state_dict({name: whole(t) for name, t in unwrapped(student).state_dict().items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.network.state_dict()
