@@ -39,6 +39,7 @@ from segshift.engine import Engine
 from segshift.launch import launch
 from segshift.methods.cbst import CBSTConfig
 from segshift.models.deeplab import DeepLabV2
+from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
 from segshift.parts.optimizers import Optimizer
 from segshift.parts.processes import sum_over_processes
@@ -50,7 +51,7 @@ from segshift.scan import LogitScan
 from segshift.snapshot import Position
 
 Kind = Literal["ddp", "fsdp"]
-WARM = 4
+WARM = 3
 """Steps that are not counted."""
 BINS = 2**16
 """Of a class's histogram, counted in 64-bit integers."""
@@ -79,17 +80,23 @@ class Options:
 
 def main(options: Options) -> None:
     if options.short:
-        options = replace(options, images=32, steps=8, backbone="resnet18", repeats=1)
+        options = replace(options, images=32, steps=6, backbone="resnet18", repeats=1)
     sides: dict[str, tuple[int, Kind]] = {"one": (1, "ddp"), "two, ddp": (2, "ddp"), "two, fsdp": (2, "fsdp")}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(options.repeats):
         for name, (world, kind) in sides.items():
             found[name].append(group(options, world, kind))
     figures = {name: {key: least(key, runs) for key in runs[0]} for name, runs in found.items()}
+    if not options.short:
+        # Else freed weights of less than 32 MB stay with the process, and the peak says nothing.
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+        for name, (world, kind) in list(sides.items())[1:]:
+            figures[name] |= group(options, world, kind, memory=True)
     report(options, figures)
     ratios = {f"{work} efficiency": efficiency(figures, work, "two, ddp") for work in ("scan", "small", "deeplab")}
     ratios["deeplab, fsdp over ddp in time"] = figures["two, ddp"]["deeplab"] / figures["two, fsdp"]["deeplab"]
-    ratios["deeplab, ddp over fsdp in memory"] = figures["two, ddp"]["memory"] / figures["two, fsdp"]["memory"]
+    if not options.short:
+        ratios["deeplab, ddp over fsdp in memory"] = figures["two, ddp"]["memory"] / figures["two, fsdp"]["memory"]
     limits = measuring.limits(threads=1)
     measuring.save(options.out, measuring.machine("cpu", 1, limits), {"figures": figures}, ratios)
 
@@ -116,8 +123,9 @@ def report(options: Options, figures: dict[str, dict[str, float]]) -> None:
         for side in ("two, ddp", "two, fsdp"):
             row += [f"{figures[side][work]:.3g} s", f"{efficiency(figures, work, side):.2f}"]
         rows.append(row)
-    held = {side: f"{figures[side]['memory']:.0f} MB" for side in figures}
-    rows.append(["memory of DeepLab's training", "", held["two, ddp"], "", held["two, fsdp"], ""])
+    if not options.short:
+        held = [f"{figures[side]['memory']:.0f} MB" for side in ("two, ddp", "two, fsdp")]
+        rows.append(["memory of DeepLab's training", "", held[0], "", held[1], ""])
     print(measuring.table(header, rows))
     two, sharded = figures["two, ddp"], figures["two, fsdp"]
     exchanged = [
@@ -139,23 +147,23 @@ def report(options: Options, figures: dict[str, dict[str, float]]) -> None:
 # --- a group of processes --------------------------------------------------------------------------------------------
 
 
-def group(options: Options, world: int, kind: Kind) -> dict[str, Any]:
-    """What the slowest process of a new group says."""
+def group(options: Options, world: int, kind: Kind, memory: bool = False) -> dict[str, Any]:
+    """What the slowest process of a new group says; with `memory`, of its memory alone."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_process, (options, world, kind, folder), nprocs=world, start_method="spawn")
+        given = (options, world, kind, folder, memory)
+        mp.start_processes(_process, given, nprocs=world, start_method="spawn")
         found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
-    # The first process's memory is that of the checkpoints it writes.
-    return {key: max(one[key] for one in found) for key in found[0]} | {"memory": found[-1]["memory"]}
+    return {key: max(one[key] for one in found) for key in found[0]}
 
 
-def _process(rank: int, options: Options, world: int, kind: Kind, folder: str) -> None:
+def _process(rank: int, options: Options, world: int, kind: Kind, folder: str, memory: bool) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     if world > 1:
         wait = timedelta(minutes=10)
         dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=wait)
     own = _Own(options, world, kind, rank, Path(folder))
-    found = own.scanned() | own.trained()
+    found = own.memory() if memory else own.scanned() | own.trained()
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     if world > 1:
         dist.destroy_process_group()
@@ -239,26 +247,32 @@ class _Own:
         return found | self.exchanged("histogram", histogram, histogram.nbytes)
 
     def trained(self) -> dict[str, float]:
-        """Seconds of a step, memory that the training of the larger network takes, what its gradients take alone."""
-        options, found = self.options, {}
-        networks = {
-            "small": (SmallNet(), View(options.size)),
-            "deeplab": (DeepLabV2(options.backbone, weights="none"), View(options.crop)),
-        }
-        for name, (config, view) in networks.items():
-            torch.manual_seed(0)
-            network = config.build(len(self.target.space))
+        """Seconds of a step of each network, and what its exchanges take alone."""
+        found = {}
+        for name in ("small", "deeplab"):
+            network, view = self.network(name)
             parameters = sum(p.numel() for p in network.parameters())
-            before = resident("VmRSS") - 4 * parameters / 2**20
-            found[name], peak = self.step_seconds(name, network, view)
-            found["memory"] = peak - before  # that of the last one
+            found[name], _ = self.step_seconds(name, network, view)
             sharded = self.recipe.settings.strategy == "fsdp"
             # DDP sums gradients: each is sent twice. FSDP gathers weights for both passes and shares out gradients.
             times = (3 if sharded else 2) * (self.world - 1) / self.world
             found |= self.exchanged(name, torch.zeros(parameters), times * 4 * parameters, sharded)
         return found
 
-    def step_seconds(self, name: str, network: Any, view: View) -> tuple[float, float]:
+    def memory(self) -> dict[str, float]:
+        """Megabytes that the training of the larger network takes: weights, gradients, momentum, features, buffers."""
+        network, view = self.network("deeplab")
+        before = resident("VmRSS") - 4 * sum(p.numel() for p in network.parameters()) / 2**20
+        _, peak = self.step_seconds("deeplab", network, view)
+        return {"memory": peak - before}
+
+    def network(self, name: str) -> tuple[Segmenter, View]:
+        torch.manual_seed(0)
+        config = SmallNet() if name == "small" else DeepLabV2(self.options.backbone, weights="none")
+        size = self.options.size if name == "small" else self.options.crop
+        return config.build(len(self.target.space)), View(size)
+
+    def step_seconds(self, name: str, network: Segmenter, view: View) -> tuple[float, float]:
         """Seconds of a step, and the most memory in megabytes that this process has held in the last ones."""
         options = self.options
         method = CBSTConfig(optimizer=Optimizer("sgd", lr=1e-4), batch_norm="frozen")

@@ -55,6 +55,8 @@ class Options:
     """A pseudo-label as PNG."""
     name_bytes: float = 100
     """Memory of an image's name and what is kept beside it, in every process."""
+    scan_bytes: float = 1_000
+    """What a scan and a label store keep in memory of each of a process's own images, from growth.jsonl."""
     bandwidth: float = 25e9
     """Bytes a second that a process exchanges with others."""
     check: bool = False
@@ -95,8 +97,8 @@ class Round:
 
     @property
     def memory(self) -> float:
-        """Bytes a process holds that grow with the images: their names and what stands beside them."""
-        return self.images * self.options.name_bytes
+        """Bytes a process holds that grow with the images: names of all, and what it keeps of its own."""
+        return self.images * self.options.name_bytes + self.share * self.options.scan_bytes
 
     @property
     def cached(self) -> float:
@@ -163,7 +165,7 @@ def checked() -> str:
     rows = []
     for what, key in (("seconds", "seconds"), ("disk, MB", "disk_mb")):
         rows.append([f"{what}, {last:,} images from {small:,}", factor * growth[small][key], growth[last][key]])
-    memory = growth[small]["memory_mb"] + (last - small) * Options().name_bytes / 2**20
+    memory = growth[small]["memory_mb"] + (last - small) * (Options().name_bytes + Options().scan_bytes) / 2**20
     rows.append([f"memory, MB, {last:,} images from {small:,}", memory, growth[last]["memory_mb"]])
     cells = [[what, f"{model:.1f}", f"{seen:.1f}", f"{100 * (model / seen - 1):+.0f} %"] for what, model, seen in rows]
     return measuring.table(["", "model", "measured", "off by"], cells)

@@ -117,7 +117,7 @@ def compare(method: str, size: str, folder: Path, options: Options) -> dict[str,
 def forward_seconds(size: str, options: Options) -> float:
     """The network that the figures are held against, on one image; the faster of two."""
     torch.set_num_threads(options.threads)
-    network = DeepLabV2(weights=None).build(CLASSES).eval().to(options.device)
+    network = DeepLabV2().build(CLASSES).eval().to(options.device)
     image = torch.rand(1, 3, *size_of(size), device=options.device)
     with torch.no_grad():
         network(image)

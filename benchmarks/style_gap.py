@@ -24,7 +24,8 @@ from torch import Tensor
 from segshift import recipe as recipe_file
 from segshift.data.dataset import ImageDataset
 from segshift.data.open_data import open_source, open_target
-from segshift.data.transforms import resize_image, to_float, working_size
+from segshift.data.resizing import resize_image
+from segshift.data.transforms import to_float, working_size
 from segshift.models.network import load_model
 from segshift.models.segmenter import Segmenter
 from segshift.parts.style import channel_means

@@ -206,10 +206,10 @@ def _taken(option: str, words: Sequence[str], default: str | None) -> tuple[Any,
 
 
 def _resume(words: Sequence[str]) -> int:
-    options = _parse(options_of.RunOptions, words, "resume")
+    options = _parse(options_of.ResumeOptions, words, "resume")
     from segshift.adapt import resume
 
-    resume(options.run)
+    resume(options.run, options.devices, options.nodes, options.strategy)
     _print_scores([options.run])
     return 0
 

@@ -6,6 +6,7 @@ and resumption. Everything drawn is a function of (seed, t), so a resumed run ta
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,8 @@ class Taken(NamedTuple):
 
     losses: dict[str, float]
     measured: dict[str, float]
+    norms: dict[str, float]
+    """Of each player's gradient, before it is clipped."""
     stop: bool
     """Whether any process was asked to stop."""
     save: bool
@@ -229,33 +232,48 @@ class Engine:
             entry.optimizer.zero_grad()
         logged: Losses = {}
         for losses in method.step(batch, t):
-            self._check_losses(losses, method, batch, t)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
             logged |= {name: loss.detach() for name, loss in losses.items()}
-        for name in method.players():
-            self._check_gradient(name, method, batch, t, clip)
+        gradients = {
+            name: found
+            for name, player in method.players().items()
+            if (found := [p.grad for p in player.parameters() if p.grad is not None])
+        }
+        norms = {name: norm_of(found) for name, found in gradients.items()}
+        # The one wait for the device in a step: all losses and gradients are known before a weight changes.
+        taken = self._agreed(logged, method.measured(), norms, labelled, self._is_due(t + 1))
+        self._require_finite(taken, method, batch, t)
+        if clip is not None:
+            for name, found in gradients.items():
+                clip_to(found, clip, norms[name])
         for entry in optimizers.values():
             entry.optimizer.step()
             entry.schedule.step()
         method.end_step(t)
-        return self._agreed(logged, method.measured(), labelled, self._is_due(t + 1))
+        return taken
 
     def _agreed(
-        self, losses: Mapping[str, Tensor], measured: Mapping[str, Tensor], labelled: Sequence[int], due: bool
+        self,
+        losses: Mapping[str, Tensor],
+        measured: Mapping[str, Tensor],
+        norms: Mapping[str, Tensor],
+        labelled: Sequence[int],
+        due: bool,
     ) -> Taken:
-        """What all processes together say of a step. Means are rounded for the log.
+        """What all processes together say of a step, before its weights change. Means are rounded for the log.
 
         In one exchange, the wish to stop too: processes that did not stop after the same step would wait for each
-        other for ever.
+        other for ever; so would one that alone has found a number that is not finite.
         """
         wishes = [float(self.stopping.signal is not None), float(due)]
         counts = torch.tensor([*wishes, *labelled], device=self.fabric.device)
-        scalars = torch.stack([value.detach() for value in (*losses.values(), *measured.values())])
+        named = (losses, measured, norms)
+        scalars = torch.stack([value.detach() for values in named for value in values.values()])
         total = sum_over_processes(torch.cat([scalars, counts])).tolist()
-        means = [round(value / self.fabric.world_size, 6) for value in total[: len(scalars)]]
+        means = iter([round(value / self.fabric.world_size, 6) for value in total[: len(scalars)]])
+        lost, seen, sizes = ({name: next(means) for name in values} for values in named)
         stops, saves, *pixels = total[len(scalars) :]
-        split = len(losses)
-        return Taken(dict(zip(losses, means)), dict(zip(measured, means[split:])), stops > 0, saves > 0, pixels)
+        return Taken(lost, seen, sizes, stops > 0, saves > 0, pixels)
 
     # --- guards ------------------------------------------------------------------------------------------------
 
@@ -268,26 +286,18 @@ class Engine:
             text = "\n".join(grave)
             raise TrainingError(f"{text}\nThe run stops, as settings.on_bad_numbers = stop asks. {self._last_good()}")
 
-    def _check_losses(self, losses: Losses, method: Method, batch: Batch, t: int) -> None:
-        wrong = {name: loss.item() for name, loss in losses.items() if not bool(torch.isfinite(loss))}
-        if wrong:
-            found = ", ".join(f"{name} = {value}" for name, value in wrong.items())
-            why = cause(method.players(), batch)
-            raise TrainingError(f"step {t}: loss {found}; expected a finite number. {why} {self._way_back()}")
-
-    def _check_gradient(self, name: str, method: Method, batch: Batch, t: int, clip: float | None) -> None:
-        player = method.players()[name]
-        gradients = [p.grad for p in player.parameters() if p.grad is not None]
-        if not gradients:
+    def _require_finite(self, taken: Taken, method: Method, batch: Batch, t: int) -> None:
+        """TrainingError naming each loss, or else the first gradient, that is no finite number."""
+        wrong = {name: value for name, value in taken.losses.items() if not math.isfinite(value)}
+        norms = {name: value for name, value in taken.norms.items() if not math.isfinite(value)}
+        if not wrong and not norms:
             return
-        norm = norm_of(gradients)
-        if not bool(torch.isfinite(norm)):
-            raise TrainingError(
-                f"step {t}: the gradient of {name} has norm {float(norm)}; expected a finite number. "
-                f"{cause(method.players(), batch)} {self._way_back()}"
-            )
-        if clip is not None:
-            clip_to(gradients, clip, norm)
+        name, value = next(iter(norms.items()), ("", 0.0))
+        found = f"the gradient of {name} has norm {value}"
+        if wrong:
+            found = "loss " + ", ".join(f"{name} = {value}" for name, value in wrong.items())
+        why = cause(method.players(), batch)
+        raise TrainingError(f"step {t}: {found}; expected a finite number. {why} {self._way_back()}")
 
     def _way_back(self) -> str:
         images = f"Images: {', '.join(self._seen)}. " if self._seen else ""

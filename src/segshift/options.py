@@ -15,9 +15,15 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class ResumeOptions:
     run: Positional[Path]
     """Folder of the run."""
+    devices: int | None = None
+    """Processes a machine, in place of those the run began with; the result then differs by rounding."""
+    nodes: int | None = None
+    """Machines, likewise."""
+    strategy: Literal["ddp", "fsdp"] | None = None
+    """How they share the network, likewise."""
 
 
 @dataclass(frozen=True)

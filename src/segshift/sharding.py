@@ -162,3 +162,5 @@ def _exchange(method: Method, old: Iterable[Tensor], new: Iterable[Tensor]) -> N
     for entry in method.optimizers().values():
         for group in entry.optimizer.param_groups:
             group["params"] = [becomes.get(parameter, parameter) for parameter in group["params"]]
+            # A GPU's fused SGD is not there for shared-out weights.
+            group["fused"] = None

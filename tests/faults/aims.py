@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from segshift import adabn, predict
 from segshift.run_log import RunLog
@@ -168,9 +169,9 @@ class Watch:
         """Whatever goes through a data set image by image: scans, scores, AdaBN."""
         look, save, label, resize = LogitScan._look, np.save, predict.predict_label, adabn.resize_image
 
-        def look_(scan: LogitScan, index: int) -> Any:
+        def look_(scan: LogitScan, index: int, image: Tensor) -> Any:
             self.at("scan, at an image")
-            return look(scan, index)
+            return look(scan, index, image)
 
         def save_(file: Path, values: np.ndarray) -> None:
             save(file, values)

@@ -19,7 +19,7 @@ from torch import Tensor
 from segshift import checkpoint
 from segshift.adapt import resume, start
 from segshift.data.pseudo_labels import PseudoLabels
-from segshift.data.sampling import Feed, Stream
+from segshift.data.sampling import Feed, Packed, Stream
 from segshift.errors import TrainingError
 from segshift.guards import run_warnings
 from segshift.parts.optimizers import Optimizer
@@ -206,22 +206,28 @@ def test_an_image_that_is_no_number(
     domains: tuple[Path, Path], source_only: Path, row: Row, tmp_path: Path, stream: Stream, value: float
 ) -> None:
     """Strong colours end in a clamp, which makes an infinite pixel of the target white."""
-    bad, feed = steps_of(row("cbst"))[1]["step"], Feed.images
-    seen: list[str] = []
+    bad, feed, unpack = steps_of(row("cbst"))[1]["step"], Feed.packed, Packed.unpacked
+    seen: list[Packed] = []
 
-    def images(own: Feed, t: int, slots: range) -> Images:
+    def packed(own: Feed, t: int, slots: range) -> Packed:
         found = feed(own, t, slots)
         if t == bad and own.stream is stream:
-            seen.append(found.name[0])
-            found.image[0, 1, 2, 3] = value
+            seen.append(found)
         return found
 
+    def unpacked(own: Packed, *device: Any) -> Images:
+        images = unpack(own, *device)
+        if any(own is found for found in seen):
+            images.image[0, 1, 2, 3] = value
+        return images
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Feed, "images", images)
+        patch.setattr(Feed, "packed", packed)
+        patch.setattr(Packed, "unpacked", unpacked)
         said = ends(tiny("cbst", *domains), tmp_path / "run", source_only)
     assert said.startswith(f"step {bad}: loss {stream.name.lower()} = ")
     assert "nan; expected a finite number" in said
-    assert seen and seen[0] in said
+    assert seen and seen[0].name[0] in said
     assert_good(tmp_path / "run", said, bad)
 
 

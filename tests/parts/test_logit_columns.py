@@ -70,3 +70,24 @@ def test_smooth_images_are_mostly_settled_by_their_ends():
     settled = logit_columns.balanced_labels(low, torch.full((3,), 0.9), (64, 64), align_corners=False)
     assert columns.ends().sure.float().mean() > 0.9
     assert set(settled.label.unique().tolist()) == {0, 1, 255}
+
+
+def test_it_works_on_one_thread_and_leaves_the_number_as_it_was(monkeypatch):
+    """Operations of microseconds: with a second thread they wait for it at each of them."""
+    seen = []
+    whole = Columns.ends
+
+    def ends(columns):
+        seen.append(torch.get_num_threads())
+        return whole(columns)
+
+    monkeypatch.setattr(Columns, "ends", ends)
+    before, low = torch.get_num_threads(), torch.randn(3, 4, 4)
+    torch.set_num_threads(2)
+    try:
+        logit_columns.balanced_labels(low, torch.full((3,), 0.9), (32, 32), align_corners=False)
+        confidences_within(low, torch.zeros(3), torch.ones(3), (32, 32), align_corners=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1]

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from segshift.parts.logit_bands import BAND_BYTES, Band, Labels, Upsampled, balanced, exponentials, first_one
+from segshift.parts.threads import one_thread
 from segshift.types import IGNORE
 
 LEAST_FACTOR = 4
@@ -99,6 +100,7 @@ def pays(low: Float[Tensor, "k h w"], size: tuple[int, int]) -> bool:
     return low.device.type == "cpu" and size[0] >= LEAST_FACTOR * low.shape[1]
 
 
+@one_thread()
 def confidences_within(
     low: Float[Tensor, "k h w"],
     least: Float32[Tensor, " k"],
@@ -122,6 +124,7 @@ def confidences_within(
     return torch.cat(confidence), torch.cat(labels)
 
 
+@one_thread()
 def balanced_labels(
     low: Float[Tensor, "k h w"], thresholds: Float[Tensor, " k"], size: tuple[int, int], align_corners: bool
 ) -> Labels:
