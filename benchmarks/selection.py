@@ -31,7 +31,10 @@ from selection_sides import CLASSES, SIDES, ours, softmax_once, synthetic_logits
 
 PASSES = {"st": 3, "cbst": 3, "iast": 1, "category-adaptive": 2}
 """How often ours upsamples an image and takes its exponentials."""
-READY = ("segshift.methods.iast", "segshift.methods.category_adaptive", "segshift.models.deeplab", "tyro")
+READY = (
+    *("torch._dynamo", "tyro", "segshift.scan"),  # every optimiser imports torch's compiler
+    *("segshift.methods.iast", "segshift.methods.category_adaptive", "segshift.models.deeplab"),
+)
 COLUMNS = ("seconds", "memory_mb", "disk_mb")
 
 
