@@ -6,8 +6,8 @@
 
 The model is the arithmetic of what the program does, written down once: `Round` says which term is what. Its unit costs
 are options; the defaults are assumptions about one data-centre GPU at 1024x2048 and say so where they are printed.
-`--check` takes unit costs from small runs and predicts larger ones that were measured: the sixth of the images, and one
-process, predict all of them, and two.
+`--check` takes unit costs from small runs and predicts larger ones that were measured: a third of the
+images, or fewer, predicts all of them.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ class Options:
     """A pseudo-label as PNG."""
     name_bytes: float = 100
     """Memory of an image's name and what is kept beside it, in every process."""
-    scan_bytes: float = 1_000
-    """What a scan and a label store keep in memory of each of a process's own images, from growth.jsonl."""
     bandwidth: float = 25e9
     """Bytes a second that a process exchanges with others."""
     check: bool = False
@@ -97,8 +95,8 @@ class Round:
 
     @property
     def memory(self) -> float:
-        """Bytes a process holds that grow with the images: names of all, and what it keeps of its own."""
-        return self.images * self.options.name_bytes + self.share * self.options.scan_bytes
+        """Bytes a process holds that grow with the images: their names and what stands beside them."""
+        return self.images * self.options.name_bytes
 
     @property
     def cached(self) -> float:
@@ -160,12 +158,12 @@ def checked() -> str:
     """Predictions for the largest measured number of images, from unit costs of smaller ones, beside what was seen."""
     growth = {int(n): run for n, run in newest("growth")["result"].items() if n.isdigit()}
     last = max(growth)
-    small = max(n for n in growth if n * 6 <= last)
+    small = max(n for n in growth if n * 3 <= last)
     factor = last / small
     rows = []
     for what, key in (("seconds", "seconds"), ("disk, MB", "disk_mb")):
         rows.append([f"{what}, {last:,} images from {small:,}", factor * growth[small][key], growth[last][key]])
-    memory = growth[small]["memory_mb"] + (last - small) * (Options().name_bytes + Options().scan_bytes) / 2**20
+    memory = growth[small]["memory_mb"] + (last - small) * Options().name_bytes / 2**20
     rows.append([f"memory, MB, {last:,} images from {small:,}", memory, growth[last]["memory_mb"]])
     cells = [[what, f"{model:.1f}", f"{seen:.1f}", f"{100 * (model / seen - 1):+.0f} %"] for what, model, seen in rows]
     return measuring.table(["", "model", "measured", "off by"], cells)
