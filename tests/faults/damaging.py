@@ -84,6 +84,7 @@ def kinds(folder: Path) -> list[Kind]:
     rng = torch.Generator().manual_seed(0)
     labels = PseudoLabels(folder / "round-1", 19)
     labels.write("image", torch.randint(19, (6, 8), generator=rng).repeat_interleave(8, 0).repeat_interleave(8, 1))
+    labels.finish({})
     soft = SoftLabels(folder / "soft", 5, 1)
     soft.write(Features("image", [torch.randn(5, 4, 6, generator=rng)], torch.zeros(1, 1, 1), (32, 48)))
     crop = Geometry((32, 48), 0, 0, (32, 48), flip=True)

@@ -65,6 +65,7 @@ def other_label(path: Path) -> None:
     label = read_label(path)
     scratch = PseudoLabels(path.parents[2] / "scratch" / "round-1", 5)
     scratch.write("other", (label + 1) % 5)
+    scratch.finish({})
     shutil.move(scratch.path("other"), path)
     shutil.rmtree(scratch.folder.parent)
 

@@ -20,7 +20,7 @@ def images(draw):
 
 
 @given(images())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_bounds_hold_for_every_pixel(case):
     low, size, align_corners = case
     columns = Columns(low, size, align_corners)
@@ -33,7 +33,7 @@ def test_bounds_hold_for_every_pixel(case):
 
 
 @given(images(), st.floats(0.05, 1.0), st.floats(0.0, 0.9))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_labels_are_those_of_all_pixels_computed(case, theta, spread):
     low, size, align_corners = case
     thresholds = torch.linspace(theta * (1 - spread), theta, len(low)).clamp_min(1e-3)
@@ -44,7 +44,7 @@ def test_labels_are_those_of_all_pixels_computed(case, theta, spread):
 
 
 @given(images(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_no_confidence_within_the_range_is_missed(case, seed):
     low, size, align_corners = case
     generator = torch.Generator().manual_seed(seed)
