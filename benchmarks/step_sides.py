@@ -250,7 +250,7 @@ class Released:
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = True
         self.device = device
-        self.network = NETWORKS[network].build(CLASSES).to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.network = NETWORKS[network].build(CLASSES).to(device, memory_format=torch.contiguous_format)
         for layer in self.network.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.eval()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -140,8 +141,9 @@ class _Column(Sequence[T], Generic[T]):
     def __init__(self, table: Table) -> None:
         self.table = table
 
+    @abstractmethod
     def _of(self, index: Index, i: int) -> T:
-        raise NotImplementedError
+        """Of sample i of a shard."""
 
     def __len__(self) -> int:
         return len(self.table)

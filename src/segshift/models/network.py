@@ -168,7 +168,8 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise ConfigError(
-            f"device = {name!r}: {reason} Expected one that this machine has: auto, cpu, cuda, cuda:1, mps"
+            f"device = {name!r}: {reason} Expected a device of this machine, as torch names it (cpu, cuda, cuda:1, "
+            "mps), or auto"
         ) from error
 
 
