@@ -190,7 +190,5 @@ def test_a_device_is_named_as_torch_names_it(model: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x"])
 def test_a_device_that_is_not_here_is_named_with_what_is_expected(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"device = '{name}': .*Expected a device of this machine, as torch"
-    ):
+    with pytest.raises(ConfigError, match=rf"device = '{name}': .*Expected a device of this machine, as torch"):
         device_of(name)
