@@ -75,7 +75,7 @@ def commands(folder: Path, short: bool) -> dict[str, Callable[[], object]]:
         "segshift evaluate RUN": partial(segshift, "evaluate", str(run), "--data", str(data), "--split", "test"),
         "python -c 'import lightning_fabric'": partial(python, "import lightning_fabric"),
         "python -c 'import timm'": partial(python, "import timm"),
-        "python -c 'import segshift.adapt'": partial(python, "import segshift.adapt"),
+        "python -c 'import segshift.runs'": partial(python, "import segshift.runs"),
     }
 
 
@@ -101,7 +101,7 @@ def _images(folder: Path) -> Path:
 def _run(folder: Path, data: Path) -> Path:
     """A run that is finished after two steps."""
     from segshift import recipes
-    from segshift.adapt import start
+    from segshift.runs import start
 
     recipe = recipes.find("own/source-only")
     return start(

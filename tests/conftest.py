@@ -22,7 +22,7 @@ install_import_hook(CHECKED, f"{tests.fakes.shapes.__name__}.check")
 from tests.fakes.folder import make_folder_pair
 from tests.fakes.tiny import Watched, tiny, watched
 
-from segshift.adapt import start
+from segshift.runs import start
 
 # Kernels differ in the last bit between thread counts, and two processes share two cores.
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import pytest
 from tests.fakes.tiny import Watched, assert_same, tiny, watched, weights
 from tests.faults.runs import Job, make
 
-from segshift.adapt import resume, start
 from segshift.errors import ConfigError
+from segshift.runs import resume, start
 
 
 def test_a_run_is_the_same_with_a_cache_and_goes_on_without_it(

@@ -1,4 +1,4 @@
-"""The loop: what it draws, logs, clips, refuses and saves. Whole runs are in test_adapt."""
+"""The loop: what it draws, logs, clips, refuses and saves. whole runs are in test_runs."""
 
 from __future__ import annotations
 

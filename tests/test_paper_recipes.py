@@ -10,7 +10,6 @@ import pytest
 from tests.fakes.layouts import FAKES
 
 from segshift import recipes
-from segshift.adapt import start
 from segshift.evaluate import Scores
 from segshift.models.deeplab import DeepLabV2
 from segshift.models.fcn8s import FCN8s
@@ -20,6 +19,7 @@ from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Settings
 from segshift.recipe import Recipe
 from segshift.recipe_bases import follows_paper
+from segshift.runs import start
 
 GROUPS = [group for group in recipes.GROUPS if follows_paper(group)]
 NAMES = [entry.name for entry in recipes.entries() if follows_paper(entry.name.split("/")[0])]

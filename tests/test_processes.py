@@ -16,9 +16,9 @@ from tests.fakes.process import cut_short, measured, train
 from tests.fakes.tiny import STEPS, WARMUP_STEPS, rounds, tiny, weights
 from tests.fakes.together import assert_alike, finished, shapes, sharded, train_together
 
-from segshift.adapt import resume
 from segshift.checkpoint import latest
 from segshift.run_log import RunLog
+from segshift.runs import resume
 
 
 class Pair(NamedTuple):

@@ -13,8 +13,8 @@ import pytest
 from tests.fakes.tiny import tiny, weights
 from tests.faults.comparing import assert_same_files, contents
 
-from segshift.adapt import start
 from segshift.recipes import ROWS
+from segshift.runs import start
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 900

@@ -13,10 +13,10 @@ import pytest
 from tests.fakes.tiny import Watched
 
 from segshift import checkpoint
-from segshift.adapt import recipe_of, resume
 from segshift.checkpoint import Latest
 from segshift.errors import RunError
 from segshift.resumption import resume_point
+from segshift.runs import recipe_of, resume
 from segshift.snapshot import FORMAT, Position, round_folder
 
 CLASSES = 4

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from tests.fakes.tiny import ROUNDS, assert_resumes_everywhere, losses, tiny, watched, weights
-from tests.test_adapt import COMMAND
 from tests.test_engine import Locked, Stripes, phase, train
+from tests.test_runs import COMMAND
 
 from segshift import recipe as recipe_file
 from segshift import recipes
-from segshift.adapt import recipe_of, start
 from segshift.cli import main
 from segshift.data.dataset import Unlabelled
 from segshift.data.mining import Mining
@@ -28,6 +27,7 @@ from segshift.parts.optimizers import Optimizer
 from segshift.phase import Phase, Share
 from segshift.recipe import Recipe
 from segshift.run_log import RunLog
+from segshift.runs import recipe_of, start
 from segshift.snapshot import optimizer_states, restore_optimizers
 
 RELEASED: dict[str, Any] = {

@@ -24,7 +24,6 @@ from tests.fakes.together import assert_alike, sharded, train_together
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from segshift.adapt import resume
 from segshift.errors import TrainingError
 from segshift.guards import require_finite
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
@@ -35,6 +34,7 @@ from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
 from segshift.parts.sharded import clip, is_shared, norm_of, own_part, shared_like, whole
 from segshift.parts.teacher import Teacher
+from segshift.runs import resume
 from segshift.sharding import WholeCopy, distribute
 from segshift.snapshot import restore_player
 

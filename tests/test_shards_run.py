@@ -11,10 +11,10 @@ import pytest
 from tests.fakes.shards import make_shards, unpack
 from tests.fakes.tiny import assert_same, tiny
 
-from segshift.adapt import start
 from segshift.errors import DataError
 from segshift.predict import evaluate_folder
 from segshift.recipe import Recipe
+from segshift.runs import start
 from segshift.scan import Views
 
 

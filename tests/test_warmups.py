@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, rounds, tiny, watched, weights
 
 from segshift import checkpoint
-from segshift.adapt import resume, start
 from segshift.cli import main
 from segshift.errors import ConfigError, RunError
 from segshift.evaluate import Scores
@@ -23,6 +22,7 @@ from segshift.models.deeplab import DeepLabV2
 from segshift.recipe import Recipe
 from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
+from segshift.runs import resume, start
 
 Row = Callable[[str], Path]
 Domains = tuple[Path, Path]

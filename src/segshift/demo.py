@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from segshift import recipes
-from segshift.adapt import recipe_of, resume, start
 from segshift.errors import ConfigError
 from segshift.progress import Reporter
 from segshift.report import write_report
 from segshift.report_figures import score_table
 from segshift.run_data import Data, open_all
+from segshift.runs import recipe_of, resume, start
 
 ROWS = ("adabn", "st", "cbst")
 

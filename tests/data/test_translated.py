@@ -16,7 +16,6 @@ from tests.fakes.layouts import make_cityscapes, make_gta5
 from tests.fakes.tiny import tiny, weights
 
 from segshift import tables
-from segshift.adapt import resume, start
 from segshift.data.dataset import LabelledDataset
 from segshift.data.doctor import validate
 from segshift.data.files import read_image
@@ -29,6 +28,7 @@ from segshift.options import TableOptions
 from segshift.overrides import AdaptOptions, apply
 from segshift.recipes import find
 from segshift.run_data import open_all
+from segshift.runs import resume, start
 from segshift.tables.plan import Job, plan
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from segshift import recipe as recipe_file
 from segshift import tables
-from segshift.adapt import resume, start
 from segshift.data.resizing import resize_image
 from segshift.data.translation import Translation, Translator, fourier, lab_statistics, translate
 from segshift.errors import ConfigError
@@ -31,6 +30,7 @@ from segshift.overrides import AdaptOptions, apply
 from segshift.phase import Phase
 from segshift.recipe import Recipe
 from segshift.recipes import find
+from segshift.runs import resume, start
 from segshift.tables.declare import Row
 from segshift.tables.plan import plan
 

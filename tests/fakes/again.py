@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tests.fakes.tiny import tiny
 
-from segshift.adapt import start
+from segshift.runs import start
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from tests.fakes.tiny import assert_same, tiny, watched
 
-from segshift.adapt import resume
 from segshift.models.execution import prepared
 from segshift.models.small import SAFE_WIDTH, SmallNet
+from segshift.runs import resume
 
 NETWORK = SmallNet(width=SAFE_WIDTH, dilations=(1,))
 

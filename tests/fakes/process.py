@@ -21,10 +21,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from segshift import adapt
 from segshift import recipe as recipe_file
+from segshift import runs
 from segshift.adabn import estimate_batch_norm
-from segshift.adapt import resume, start
 from segshift.data.folder import ImageFolder
 from segshift.engine import Engine
 from segshift.methods.cbst import class_thresholds, global_threshold
@@ -32,6 +31,7 @@ from segshift.models.network import load_model
 from segshift.parts.batch_norm import batch_norm_layers
 from segshift.recipe import Recipe
 from segshift.run_data import open_all
+from segshift.runs import resume, start
 from segshift.scan import LogitScan, Views
 from segshift.warmups import space_of
 
@@ -62,7 +62,7 @@ def train(recipe: Recipe, folder: Path, warmup: Path | None) -> None:
     """A run without scores and report, of which nothing is compared."""
     data = open_all(recipe, space=space_of(warmup))._replace(test=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapt, "write_report", lambda *_: None)
+        patch.setattr(runs, "write_report", lambda *_: None)
         start(recipe, folder, warmup, data=data)
 
 

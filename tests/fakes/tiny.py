@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from segshift import checkpoint
-from segshift.adapt import resume, start
 from segshift.data.transforms import View
 from segshift.models.small import SmallNet
 from segshift.parts.optimizers import Optimizer
@@ -18,6 +17,7 @@ from segshift.phase import Phase, Settings
 from segshift.recipe import Recipe
 from segshift.recipes import find
 from segshift.run_log import RunLog
+from segshift.runs import resume, start
 
 NETWORK = SmallNet(width=4, dilations=(1,))
 SETTINGS = Settings(threads=1, accelerator="cpu", checkpoint_steps=1, keep=3)

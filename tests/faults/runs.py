@@ -22,9 +22,9 @@ import torch
 from tests.fakes.tiny import tiny
 from tests.faults.aims import Aim, Hit, Watch, die
 
-from segshift.adapt import resume, start
 from segshift.cli import main
 from segshift.errors import SegshiftError
+from segshift.runs import resume, start
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # pytest too: a fork imports the main module of its parent again.

@@ -152,7 +152,7 @@ def test_check(case: Case, pair: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_recipes")
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_adapt(case: Case, pair: Path, tmp_path: Path) -> None:
+def test_run(case: Case, pair: Path, tmp_path: Path) -> None:
     place = spoilt(case, pair, tmp_path)
     out = tmp_path / "run"
     said = run("adapt", "own/source-only", "--source", place.day, "--target", place.dusk, "--out", out)

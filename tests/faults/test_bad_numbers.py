@@ -17,7 +17,6 @@ from tests.fakes.tiny import WARMUP_STEPS, assert_same, tiny, weights
 from torch import Tensor
 
 from segshift import checkpoint
-from segshift.adapt import resume, start
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.data.sampling import Feed, Packed, Stream
 from segshift.errors import TrainingError
@@ -26,6 +25,7 @@ from segshift.parts.optimizers import Optimizer
 from segshift.recipe import Recipe
 from segshift.run_folder import read_run
 from segshift.run_log import RunLog
+from segshift.runs import resume, start
 from segshift.types import IGNORE, Batch, Images, Losses
 
 NAN, INF = float("nan"), float("inf")

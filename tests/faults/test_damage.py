@@ -19,12 +19,12 @@ from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, assert_same, 
 from tests.faults.aims import kind_of
 
 from segshift import checkpoint
-from segshift.adapt import resume, start
 from segshift.cli import main
 from segshift.data.files import read_label
 from segshift.data.pseudo_labels import PseudoLabels
 from segshift.errors import RunError, SegshiftError
 from segshift.models.network import load_model
+from segshift.runs import resume, start
 
 NOW = WARMUP_STEPS + (ROUNDS - 1) * STEPS + 1
 """The step at which the run was killed, one step into its last round. Two checkpoints before, it was in another."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.faults.fuzzing import budget, only_own_errors
 
-from segshift import adapt, cli, demo
+from segshift import cli, demo, runs
 from segshift.errors import ConfigError
 from segshift.tables import run, selectors_run
 
@@ -47,7 +47,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def begin(*_: Any, **__: Any) -> Any:
         raise _BegunError("begun")
 
-    for module, name in ((adapt, "start"), (demo, "demo"), (run, "run_table"), (selectors_run, "run_selectors")):
+    for module, name in ((runs, "start"), (demo, "demo"), (run, "run_table"), (selectors_run, "run_selectors")):
         monkeypatch.setattr(module, name, begin)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segshift import checkpoint
-from segshift.adapt import resume
 from segshift.methods.adaptsegnet import AdaptSegNetConfig
 from segshift.methods.advent import AdvEntConfig, MinEntConfig
 from segshift.methods.source_only import SourceOnlyConfig
@@ -23,6 +22,7 @@ from segshift.models.small import SmallNet
 from segshift.parts.adversarial import AdversarialConfig, DiscriminatorConfig, generator_loss
 from segshift.parts.optimizers import Optimizer
 from segshift.run_log import RunLog
+from segshift.runs import resume
 from segshift.types import IGNORE, Batch, Images, MethodConfig, Output
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "adversarial.npz"

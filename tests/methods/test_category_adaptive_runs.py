@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.fakes.tiny import ROUNDS, STEPS, assert_resumes_everywhere, rounds, tiny, watched, weights
 
-from segshift.adapt import start
 from segshift.recipe_rows import unretained
 from segshift.run_log import RunLog
+from segshift.runs import start
 
 BRIDGING = {
     "source", "generator", "style", "discriminator source", "discriminator target", "style discriminator source",

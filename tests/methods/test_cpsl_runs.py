@@ -14,10 +14,10 @@ import torch
 from tests.fakes.tiny import ROUNDS, STEPS, assert_resumes_everywhere, rounds, tiny, watched
 
 from segshift import checkpoint
-from segshift.adapt import resume
 from segshift.errors import RunError
 from segshift.recipe import Recipe
 from segshift.run_log import RunLog
+from segshift.runs import resume
 
 
 def clustering(domains: tuple[Path, Path]) -> Recipe:

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from tests.fakes.tiny import NETWORK, ROUNDS, STEPS, WARMUP_STEPS, Watched, losses, tiny, watched, weights
 
 from segshift import checkpoint
-from segshift.adapt import resume, start
 from segshift.cli import main
 from segshift.errors import ConfigError, RunError
 from segshift.recipe import Recipe
 from segshift.restart import restart_weights
 from segshift.run_folder import read_run
+from segshift.runs import resume, start
 from segshift.warmups import fitted
 
 Domains = tuple[Path, Path]

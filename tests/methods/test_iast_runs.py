@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.fakes.tiny import ROUNDS, STEPS, assert_resumes_everywhere, rounds, tiny, watched
 
-from segshift.adapt import start
 from segshift.recipe_rows import retained
 from segshift.run_log import RunLog
+from segshift.runs import start
 
 
 def with_method(row: str, domains: tuple[Path, Path], **options: Any) -> Any:

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.fakes.layouts import make_cityscapes, make_nthu
 from tests.fakes.tiny import rounds, tiny, weights
 
-from segshift import adapt, checkpoint, recipe_bases, recipes, tables
+from segshift import checkpoint, recipe_bases, recipes, runs, tables
 from segshift.cli import main
 from segshift.data.open_data import open_for
 from segshift.evaluate import Scores
@@ -111,9 +111,9 @@ def test_a_table_that_was_killed_goes_on(table: Table, tmp_path: Path, monkeypat
     assert "cbst, seed 0: to be resumed in" in said
     assert "4 scores from 3 runs, 1 of them not finished" in said
     began, resumed = [], []
-    start, resume = adapt.start, adapt.resume
-    monkeypatch.setattr(adapt, "start", lambda *a, **k: began.append(a) or start(*a, **k))
-    monkeypatch.setattr(adapt, "resume", lambda folder: resumed.append(folder) or resume(folder))
+    start, resume = runs.start, runs.resume
+    monkeypatch.setattr(runs, "start", lambda *a, **k: began.append(a) or start(*a, **k))
+    monkeypatch.setattr(runs, "resume", lambda folder: resumed.append(folder) or resume(folder))
     first = lines(out)
     assert table(words)[0] == 0
     assert (len(began), [folder.name.split("-")[0] for folder in resumed]) == (0, ["cbst"])
@@ -122,7 +122,7 @@ def test_a_table_that_was_killed_goes_on(table: Table, tmp_path: Path, monkeypat
     # The same weights as a run that nothing interrupted.
     whole = tmp_path / "whole"
     warmup = next((out / "runs" / "warmups" / "seed-0").iterdir())
-    alone = adapt.start(tiny("cbst", *_domains(warmup)), whole, warmup)
+    alone = runs.start(tiny("cbst", *_domains(warmup)), whole, warmup)
     assert weights(resumed[0]) == weights(alone)
     assert rounds(resumed[0]) == rounds(alone)
 

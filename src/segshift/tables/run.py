@@ -49,7 +49,7 @@ def run_table(options: TableOptions) -> None:
     """Run a table's jobs, write it under OUT/TABLE/DATA/ and print it.
 
     Raises ConfigError for an unknown table, row or group, RunError for a damaged results file or run folder, and what
-    `adapt.start` raises.
+    `runs.start` raises.
     """
     table = tables.find(options.table)
     jobs = plan(table, options)
@@ -118,7 +118,7 @@ class Runner:
 
     def train(self, training: Training) -> None:
         """Train a run and the warm-ups below it, as far as they are not finished."""
-        from segshift.adapt import resume, start
+        from segshift.runs import resume, start
 
         if self.fabric.broadcast(finished(training)):
             return

@@ -18,14 +18,14 @@ import torch
 from safetensors.torch import load_file
 from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, assert_same, losses, rounds, tiny, weights
 
-from segshift import adapt, checkpoint, recipes
-from segshift.adapt import resume, start
+from segshift import checkpoint, recipes, runs
 from segshift.cli import main
 from segshift.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
 from segshift.evaluate import Scores
 from segshift.methods.source_only import SourceOnly
 from segshift.models.network import load_model
 from segshift.run_log import RunLog
+from segshift.runs import resume, start
 from segshift.types import Batch, Losses
 
 COMMAND = (
@@ -139,7 +139,7 @@ def test_a_kill_while_the_model_is_saved(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(adapt, "save_model", killed)
+        patch.setattr(runs, "save_model", killed)
         start(tiny("cbst", *domains), tmp_path / "run", source_only)
     assert weights(resume(tmp_path / "run")) == weights(cbst.folder)
 

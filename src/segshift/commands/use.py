@@ -1,0 +1,65 @@
+"""The commands that use a trained model: `evaluate`, `predict`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from segshift import options as options_of
+from segshift.commands.words import parse
+
+
+def evaluate(words: Sequence[str]) -> int:
+    options = parse(options_of.EvaluateOptions, words, "evaluate")
+    from segshift.checkpoint import atomic_write
+    from segshift.data.intake import FileRules, told
+    from segshift.environment import changes_since
+    from segshift.evaluate import compare
+    from segshift.models.network import device_of
+    from segshift.predict import evaluate_folder
+    from segshift.progress import Reporter
+    from segshift.scan import Views
+
+    reporter, views = Reporter(), Views(options.flip, options.scales)
+    for text in changes_since(options.run, device_of(options.device).type):
+        reporter.say(f"warning: {text}; since the model was trained. Scores may differ in their last digits")
+    rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("scoring")
+    tiles = _tiles(options.tile, options.overlap)
+    scores, left_out = evaluate_folder(
+        options.run, options.data, options.split, views, track, options.score_as, rules, tiles, options.device
+    )
+    if left_out:
+        where = "name --out to list all" if options.out is None else f"{options.out} lists all"
+        reporter.say(told(options.data, list(left_out.values()), where))
+    if options.out is not None:
+        found = scores.to_dict() | ({"left_out": left_out} if left_out else {})
+        atomic_write(options.out, json.dumps(found, indent=1).encode())
+    Console().print(compare({options.run.name: scores}, scores.space))
+    return 0
+
+
+def predict(words: Sequence[str]) -> int:
+    options = parse(options_of.PredictOptions, words, "predict")
+    from segshift.data.intake import FileRules, told
+    from segshift.predict import predict_path
+    from segshift.progress import Reporter
+    from segshift.scan import Views
+
+    reporter, views = Reporter(), Views(options.flip, options.scales)
+    rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("predicting")
+    tiles = _tiles(options.tile, options.overlap)
+    count, left_out = predict_path(options.run, options.images, options.out, views, track, rules, tiles, options.device)
+    reporter.say(f"{count} images: labels in {options.out / 'labels'}, overlays in {options.out / 'overlays'}")
+    if left_out:
+        where = f"{options.out / 'left_out.json'} lists all"
+        reporter.say(told(str(options.images), list(left_out.values()), where))
+    return 0
+
+
+def _tiles(size: tuple[int, int] | None, overlap: float) -> Any:
+    from segshift.tiles import Tiles
+
+    return None if size is None else Tiles(size, overlap)
