@@ -242,12 +242,12 @@ def test_report(cbst: Watched, source_only: Path, tmp_path: Path, capsys: Said) 
 
 
 def test_check(domains: tuple[Path, Path], tmp_path: Path, capsys: Said) -> None:
-    code, said, _ = run(f"check {domains[0]}", capsys)
+    code, said, _ = run(f"check {domains[0]} --sheet {tmp_path}", capsys)
     assert code == 0
     assert "10 images (test 5, train 5)" in said
     shutil.copytree(domains[0], tmp_path / "day")
     (tmp_path / "day" / "train" / "labels" / "day_002.png").unlink()
-    code, said, _ = run(f"check {tmp_path / 'day'}", capsys)
+    code, said, _ = run(f"check {tmp_path / 'day'} --sheet none", capsys)
     assert code == 1
     assert "day_002" in said
 

@@ -243,13 +243,13 @@ def test_the_layout_of_a_path() -> None:
 
 
 def test_check_of_a_public_data_set(made: Path, tmp_path: Path, capsys: Said) -> None:
-    assert main(["check", f"cityscapes:{made / 'cityscapes'}"]) == 0
+    assert main(["check", f"cityscapes:{made / 'cityscapes'}", "--sheet", str(tmp_path)]) == 0
     assert "16 images (train 4, val 4, test 4, train_extra 4)" in capsys.readouterr().out
-    assert main(["check", f"gta5:{made / 'gta5'}"]) == 0
+    assert main(["check", f"gta5:{made / 'gta5'}", "--sheet", str(tmp_path)]) == 0
     assert "note: " in capsys.readouterr().out
     shutil.copytree(made / "gta5", tmp_path / "gta5")
     (tmp_path / "gta5" / "labels" / "00004.png").unlink()
-    assert main(["check", f"gta5:{tmp_path / 'gta5'}"]) == 1
+    assert main(["check", f"gta5:{tmp_path / 'gta5'}", "--sheet", "none"]) == 1
     assert "problem: " in capsys.readouterr().out
     assert main(["check", f"gta5:{tmp_path / 'none'}"]) == 1
     assert "does not exist" in capsys.readouterr().err

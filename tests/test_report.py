@@ -16,7 +16,8 @@ from segshift.errors import ConfigError, DataError, RunError
 from segshift.evaluate import Scores, confusion, percent, plain
 from segshift.label_quality import Quality
 from segshift.report import panel_picture, write_report
-from segshift.report_figures import ORACLE, results, score_table
+from segshift.report_figures import results, score_table
+from segshift.report_rows import ORACLE
 from segshift.run_folder import read_run
 from segshift.taxonomy import LabelSpace
 
@@ -36,7 +37,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
-            self._rows = self.tables.setdefault(dict(attrs).get("id") or dict(attrs).get("class") or "", [])
+            self._rows = self.tables.setdefault(
+                dict(attrs).get("id") or (dict(attrs).get("class") or "").split(" ")[0], []
+            )
         if tag == "tr" and self._rows is not None:
             self._rows.append([])
         if tag in ("td", "th") and self._rows is not None:

@@ -41,7 +41,7 @@ ALLOWED = {
         "pre",
     ),
     *("figcaption", "details", "summary", "dl", "dt", "dd", "svg", "g", "path", "defs", "clippath", "rect", "use"),
-    *("pre", "text"),
+    *("pre", "text", "a", "nav", "caption", "h4", "s"),
 }
 """Every element that a page may have."""
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tests.fakes.tiny import ROUNDS, STEPS, WARMUP_STEPS, Watched, assert_same, losses, rounds, tiny, weights
 
-from segshift import checkpoint, recipes, runs
+from segshift import checkpoint, one_run, recipes
 from segshift.cli import main
 from segshift.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
 from segshift.evaluate import Scores
@@ -139,7 +139,7 @@ def test_a_kill_while_the_model_is_saved(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runs, "save_model", killed)
+        patch.setattr(one_run, "save_model", killed)
         start(tiny("cbst", *domains), tmp_path / "run", source_only)
     assert weights(resume(tmp_path / "run")) == weights(cbst.folder)
 

@@ -95,12 +95,30 @@ def found_in(text: str) -> list[str]:
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
+ALLOWED = {
+    "own_model.py": "import runpy",  # FILE.py:FUNCTION, which the user names on the command line, each time anew
+    "extras.py": "import of a computed name",  # optional libraries; the next test sees to their names
+}
+
+
+def test_optional_libraries_are_named_in_the_code():
+    calls = [
+        node
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "optional"
+    ]
+    assert len(calls) >= 3
+    assert all(isinstance(call.args[0], ast.Constant) for call in calls)
+
+
 def test_no_file_runs_code_from_data_or_weights():
     assert len(FILES) > 100
     found = [
         f"{file.relative_to(SOURCE)}:{line}: {fault}"
         for file in FILES
         for line, fault in faults(ast.parse(file.read_text(encoding="utf-8")))
+        if ALLOWED.get(str(file.relative_to(SOURCE))) != fault
     ]
     assert found == []
 

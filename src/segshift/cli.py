@@ -16,6 +16,7 @@ from segshift import __version__, recipes, tables
 from segshift import options as options_of
 from segshift.commands import train, use
 from segshift.commands.check import check
+from segshift.commands.export import export
 from segshift.commands.report import report
 from segshift.commands.words import COMMANDS, parse
 from segshift.errors import SegshiftError, StoppedError
@@ -112,6 +113,7 @@ HANDLERS: dict[str, Callable[[Sequence[str]], int]] = {
     "table": train.table,
     "evaluate": use.evaluate,
     "predict": use.predict,
+    "export": export,
     "report": report,
     "check": check,
 }

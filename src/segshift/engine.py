@@ -47,6 +47,7 @@ from segshift.snapshot import (
     snapshot,
 )
 from segshift.stopping import Stopping
+from segshift.tracking import Trackers
 from segshift.types import Batch, Images, Losses, Method
 
 
@@ -76,16 +77,20 @@ class Engine:
         reporter: Reporter,
         stamp: Mapping[str, Any] | None = None,
         stopping: Stopping | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.folder, self.settings, self.fabric, self.reporter = folder, settings, fabric, reporter
         self.stamp = stamp or {}
         """What every checkpoint says of the run it is of (`snapshot.stamp`)."""
         self.stopping = stopping or Stopping(folder)
+        self.trackers = trackers or Trackers(folder)
         self.log = RunLog(folder / "log.jsonl", fabric.is_global_zero)
         self._save_seconds, self._saved_at = 0.0, time.monotonic()
         self._saved: Position | None = None
         self._copy: WholeCopy | None = None
         """Of a network whose weights the processes share out."""
+        self.began = 0.0
+        """Seconds that the beginning of the last round took: what a dry run counts with."""
         self._seen: list[str] = []
         """Images of the last step, this process's."""
 
@@ -99,12 +104,15 @@ class Engine:
         state: Mapping[str, Any] | None,
         after_round: Callable[[int], None] | None = None,
         restart: Callable[[int], Mapping[str, Tensor]] | None = None,
+        between: Callable[[Position], None] | None = None,
     ) -> Position:
         """Train `model` in place through a phase, from `at` on, and return the position after it.
 
         `state` is the content of the checkpoint written at `at`, or None at the phase's start; `after_round` is
         called with the number of each round that ends; `restart` gives the state that the network begins a round with,
         in place of its own, once it has predicted the target (a function of the round alone: a resumed run asks again).
+        `between` may look at the network inside a round, each `Settings.candidates_every` steps of the run; the end of
+        a round is `after_round`'s.
         Raises TrainingError where a loss or gradient is not finite, StoppedError after a signal to stop.
         """
         steps = phase.steps if phase.fresh_optimizer else phase.length
@@ -123,7 +131,7 @@ class Engine:
                 if restart is not None:
                     restore_player(method.players()["model"], restart(n))
                 self._save(at, method, store)
-            at = self._round(phase, name, method, data, store, at)
+            at = self._round(phase, name, method, data, store, at, between)
             # What follows looks at images for as long as it takes: a run stopped there goes on from here.
             self._save(at, method, store)
             self._end_round(phase, method, data, store, at)
@@ -157,10 +165,13 @@ class Engine:
         self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
     ) -> None:
         self._seed(at.t, Stream.TARGET)
+        started = time.monotonic()
         with self._scan(phase, method, data, f"round {at.round}: predicting target images") as scan:
             method.begin_round(at.round, scan, data.source, store)
+        self.began = time.monotonic() - started
         if store.finished:
             found = store.statistics()
+            self.trackers.scalars({f"{name}/coverage": found["coverage"]}, at.t)
             self.reporter.say(f"round {at.round}: {100 * found['coverage']:.1f} % of the target's pixels labelled")
             before = self._store(phase, name, at.round - 1, data) if at.round > 1 else None
             earlier = before.statistics() if before is not None and before.finished else None
@@ -196,11 +207,19 @@ class Engine:
         self.fabric.barrier()
 
     def _round(
-        self, phase: Phase, name: str, method: Method, data: Domains, store: PseudoLabels, at: Position
+        self,
+        phase: Phase,
+        name: str,
+        method: Method,
+        data: Domains,
+        store: PseudoLabels,
+        at: Position,
+        between: Callable[[Position], None] | None,
     ) -> Position:
         last = at.first + at.round * phase.steps
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        title = f"{name}, round {at.round}/{phase.rounds}"
+        labelled = f", {100 * store.statistics()['coverage']:.0f} % labelled" if store.finished else ""
+        title = f"{name}, round {at.round}/{phase.rounds}{labelled}"
         started, blanks = time.monotonic(), Blanks(labelled_domains(phase, data, store))
         with self.reporter.bar(title, phase.steps, phase.steps - (last - at.t)) as bar:
             for batch in batches(phase, self.settings, data, store, at, last, rank, world, self.fabric.device):
@@ -209,13 +228,17 @@ class Engine:
                 seconds = time.monotonic() - started
                 started = time.monotonic()
                 told = {"measured": taken.measured, "blank": blanks.add(taken.labelled)}
-                self.log.append(
-                    {"phase": name, "round": at.round, "step": at.t, "seconds": round(seconds, 4), "lr": rate}
-                    | {"losses": taken.losses}
-                    | {key: value for key, value in told.items() if value}
-                )
+                entry = {"phase": name, "round": at.round, "step": at.t, "seconds": round(seconds, 4), "lr": rate}
+                entry |= {"losses": taken.losses} | {key: value for key, value in told.items() if value}
+                self.log.append(entry)
+                self.trackers.step(entry)
                 bar.advance("  ".join(f"{key} {value:.3f}" for key, value in taken.losses.items()))
                 at = replace(at, t=at.t + 1)
+                every = self.settings.candidates_every
+                if between is not None and every and at.t % every == 0 and at.t < last:
+                    # Before the checkpoint: a run that goes on from there has seen this model.
+                    with self._looking(method):
+                        between(at)
                 self._save_if_due(at, method, store, taken)
         self.weigh(blanks.findings(f"{name}, round {at.round}"))
         # BatchNorm statistics have followed each process's own images; those of the first are in the checkpoints.

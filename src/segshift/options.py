@@ -24,6 +24,8 @@ class ResumeOptions:
     """Machines, likewise."""
     strategy: Literal["ddp", "fsdp"] | None = None
     """How they share the network, likewise."""
+    model: str | None = None
+    """FILE.py:FUNCTION again, where the run is of a module of your own: no run holds its code."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +70,63 @@ class EvaluateOptions:
 class PredictOptions:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of a finished run, or of a saved model."""
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")]
-    """An image, or a folder of images."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT [INPUT ...]")]
+    """Images, folders of images (with all below them), quoted patterns such as "photos/**/*.jpg", and videos."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder for labels/ and overlays/."""
+    """Folder for what is written."""
+    keep: tuple[
+        Literal[
+            "labels",
+            "overlays",
+            "confidence",
+            "entropy",
+            "entropy-colors",
+            "probabilities",
+            "coco",
+            "geotiff",
+            "frames",
+        ],
+        ...,
+    ] = ("labels", "overlays")
+    """What is written: labels (ids, PNG with the classes' colours), overlays, confidence (the largest probability) and
+    entropy (both 16-bit PNG), entropy-colors, probabilities (of all classes, safetensors), coco (one JSON of run-length
+    encoded segments), geotiff (labels at the input's coordinates), frames (labels of a video's frames)."""
+    ids: Literal["own", "cityscapes"] = "own"
+    """The numbers in labels, geotiff, coco and frames: own: the model's classes, from 0; cityscapes: label ids, as its
+    evaluation server takes them."""
     flip: bool = False
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
     """Average over these sizes (multi-scale testing)."""
+    short_side: int | Literal["trained", "native"] = "trained"
+    """The shorter side in pixels that images are worked on at; trained: as in training; native: their own size."""
     tile: tuple[int, int] | None = None
-    """Height and width of overlapping tiles that images are predicted in, for images that are larger than memory, or
-    than what the model was trained on; default: the whole image at once."""
+    """Height and width of overlapping tiles that images are predicted in; default: the whole image, or for those that
+    would take more than --memory, tiles as large as fit."""
     overlap: float = 0.25
     """Least share of a tile that it has in common with the next one."""
+    memory: float = 2.0
+    """GiB that predicting one image may take, beside the network's weights and the image, before it is cut into
+    tiles."""
     device: str = "auto"
     """Where the network computes: cpu, cuda, cuda:1, mps; auto: a GPU where there is one, else cpu."""
     max_pixels: int = 89_478_485
-    """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
+    """Images of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
     on_bad_file: Literal["stop", "skip"] = "stop"
     """Files that cannot be used: stop at the first, or skip: go without them, and list them in DIR/left_out.json."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of a finished run, or of a saved model."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for what is written."""
+    format: Literal["onnx", "torch-export", "model"] = "onnx"
+    """onnx: model.onnx, checked in ONNX Runtime; torch-export: model.pt2, a program of torch.export; model: model.json
+    and model.safetensors, which `segshift.load_model` opens."""
+    native_stride: bool = False
+    """Give class scores at the network's own stride, instead of the image's size (onnx, torch-export)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +143,10 @@ class ReportOptions:
 class CheckOptions:
     data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA [DATA ...]")]
     """Each LAYOUT:DIR (such as gta5:DIR), or a folder with images/ (and labels/), or with splits that hold them. Of
-    several, images that two of them share are told too."""
+    several, images that two of them share are told too, and a class map where their classes differ."""
+    sheet: str | None = None
+    """Where contact sheets go (check-NAME.png: some images with their labels): a folder, a file .png, or none.
+    Default: the current folder."""
     max_pixels: int = 89_478_485
     """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
 

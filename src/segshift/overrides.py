@@ -35,6 +35,12 @@ class AdaptOptions:
     """What the adaptation starts from: source-only, adaptsegnet, adaptsegnet-ls, advent, minent or style-gap, trained
     first; or a finished run, the model folder of one, or a file of weights (all that is left then is the recipe's last
     phase: the adaptation, or the distillation). Default: the recipe's own."""
+    model: str | None = None
+    """Your own model: hf:FOLDER or hf:NAME (Hugging Face), smp:ARCHITECTURE/ENCODER (segmentation_models_pytorch),
+    timm:BACKBONE (ConvNeXt, DINOv2, ...), or FILE.py:FUNCTION, a function of yours that returns a torch.nn.Module."""
+    trained: bool | None = None
+    """Whether that model segments these classes already, and stands for the warm-up; default: a FILE.py's does, and a
+    Hugging Face model whose head has as many classes; else it is trained on the source first."""
     retain: bool | None = None
     """IAST, category-adaptive: keep the losses of the warm-up in self-training, or (False) leave them out."""
     oracle: Path | None = None
@@ -52,6 +58,10 @@ class AdaptOptions:
     list them in the run and its report."""
     max_pixels: int | None = None
     """Pixels (height times width) that an image may hold, for files you trust; default: 89478485."""
+    select: Literal["last", "entropy", "information", "snd", "source"] | None = None
+    """Which model the run ends with, chosen without target labels: docs/choosing.md. Default: that of the last step."""
+    dry_run: bool = False
+    """Train nothing: check the data, try a few steps of each phase, and say what the run would take."""
     student: str | None = None
     """What the student of a distillation starts from: a file of self-supervised weights of its backbone; timm:NAME
     (other weights of timm's); random; or pretrained (those of --weights: a file, else timm's)."""
@@ -67,6 +77,8 @@ def apply(options: AdaptOptions, named: Recipe | None = None) -> Recipe:
     data = _data(options, recipe)
     if options.seed is not None:
         settings = replace(settings, seed=options.seed)
+    if options.select is not None:
+        settings = replace(settings, select=options.select)
     if options.threads is not None:
         settings = replace(settings, threads=options.threads)
     if options.weights is not None:

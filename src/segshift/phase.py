@@ -148,6 +148,19 @@ class Settings:
     """Let torch.compile rewrite the networks: minutes at the start, less time a step where it pays."""
     cache: str | None = None
     """A folder where decoded images and labels are kept, for this run and others; None: in memory, up to 1 GiB."""
+    select: Literal["last", "entropy", "information", "snd", "source"] = "last"
+    """Which model the run ends with: that of the last step, or the best by a score without target labels, of those at
+    the end of the warm-up and of each round, and in between (docs/choosing.md)."""
+    candidates_every: int | None = None
+    """Score the model without target labels every so many steps too, and write candidates.jsonl; 0: only at the end of
+    the warm-up and of each round. None: likewise where `select` chooses among them, else never."""
+    candidates_images: int = 40
+    """Target training images that a candidate is scored on, and at most so many held-out source images."""
+    candidates_oracle: bool = False
+    """Score each candidate on the test images too: for the picture beside its scores, nothing is chosen by it."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also write losses and figures for TensorBoard (RUN/tensorboard) or Weights & Biases (RUN/wandb, offline unless
+    WANDB_MODE says otherwise)."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "devices", "nodes", "keep", "timeout"):
@@ -165,6 +178,7 @@ class Settings:
             )
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             raise ConfigError(f"checkpoint_steps = {self.checkpoint_steps}; expected at least 1, or None")
+        self._check_watching()
         if self.strategy not in ("ddp", "fsdp"):
             raise ConfigError(f"strategy = {self.strategy!r}; expected ddp or fsdp")
         if self.strategy == "fsdp" and self.devices * self.nodes == 1:
@@ -179,3 +193,26 @@ class Settings:
                 f"precision = {self.precision!r}; expected 32-true or bf16-mixed (under float16 loss scaling "
                 "two optimisers disturb each other, so 16-mixed is not offered)"
             )
+
+    @property
+    def scores_candidates(self) -> bool:
+        """Whether models are scored without target labels on the way."""
+        return self.select != "last" or self.candidates_every is not None
+
+    def _check_watching(self) -> None:
+        names = ("last", "entropy", "information", "snd", "source")
+        if self.select not in names:
+            raise ConfigError(f"select = {self.select!r}; expected one of {', '.join(names)}")
+        if (self.candidates_every or 0) < 0 or self.candidates_images < 1:
+            raise ConfigError(
+                f"candidates_every = {self.candidates_every}, candidates_images = {self.candidates_images}; expected "
+                "candidates_every >= 0 or None, and at least 1 image"
+            )
+        if self.candidates_oracle and not self.scores_candidates:
+            raise ConfigError(
+                "candidates_oracle = True, select = last, candidates_every = None: there are no candidates to score; "
+                "set candidates_every too, such as 100"
+            )
+        for name in self.track:
+            if name not in ("tensorboard", "wandb"):
+                raise ConfigError(f"track = {name!r}; expected tensorboard or wandb")

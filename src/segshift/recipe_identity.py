@@ -13,13 +13,15 @@ from segshift.recipe import Recipe
 
 VERSION = 2
 """Of `identity`. To be raised where the same recipe begins to give other figures, such as by another default."""
-_PATHS = ("source", "target", "translated")
+_PATHS = ("source", "target", "translated", "class_map")
+_SETTINGS = ("precision", "evaluate_rounds", "select", "candidates_every", "candidates_images")
+"""How a recipe is executed, where that decides which model it ends with, or what it is said of it."""
 
 
 def identity(recipe: Recipe) -> str:
     """`2-` and 12 hexadecimal digits: a hash of all that decides what a recipe trains.
 
-    Left out: paths, how it is scored, names, and how it is executed (but for precision and scores of each round). Only
+    Left out: paths, how it is scored, names, and how it is executed (but for `_SETTINGS`). Only
     fields that differ from their defaults enter, with the names of their classes: a new field with a default that
     changes nothing leaves all hashes as they are.
     """
@@ -33,7 +35,7 @@ def identity(recipe: Recipe) -> str:
         "data": data,
         "warmup": _plain(recipe.warmup),
         "adaptation": _plain(recipe.adaptation),
-        "settings": {n: v for n, v in _plain(settings).items() if n in ("precision", "evaluate_rounds")},
+        "settings": {n: v for n, v in _plain(settings).items() if n in _SETTINGS},
     }
     if recipe.alignment is not None:
         # Left out where there is none, so that recipes from before there was such a phase keep their hashes.
@@ -48,7 +50,8 @@ def identity(recipe: Recipe) -> str:
 def _plain(value: Any) -> Any:
     """JSON values of a config: of a dataclass its name and the fields that are not at their defaults."""
     if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != _default(f)}
+        compared = [f for f in fields(value) if f.compare]  # a module of the user's is none: its weights are data
+        changed = {f.name: getattr(value, f.name) for f in compared if getattr(value, f.name) != _default(f)}
         return {"class": type(value).__name__} | {name: _plain(found) for name, found in changed.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(entry) for entry in value]

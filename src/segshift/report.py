@@ -6,9 +6,7 @@ model, a mean says which subset it is over, and what looked at target labels is 
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,20 +20,33 @@ from PIL import Image
 
 from segshift import draw
 from segshift.checkpoint import atomic_write
+from segshift.draw_calibration import reliability
 from segshift.draw_cpsl import DISTRIBUTIONS, WHO_IS_RIGHT
 from segshift.errors import RunError
 from segshift.painting import colorize
 from segshift.paths import printable
-from segshift.report_figures import Row, figures_of, read_all, rows_of, run_figures
+from segshift.report_candidates import candidate_view
+from segshift.report_figures import figures_of, read_all, run_figures
+from segshift.report_pictures import (
+    PANELS,
+    Pictures,
+    css,
+    embedded,
+    panel_files,
+    panel_names,
+    picked_views,
+    read_pixels,
+)
+from segshift.report_rows import rows_of
+from segshift.report_sections import WIDEST
 from segshift.run_folder import Run
 
-PANELS = 6
-"""Most images a report shows."""
-
-_WIDEST = 640
-"""Pixels; wider panel pictures are scaled down in the page."""
+_MANY = 400
+"""Pixels that pictures are wide at most where there are several runs: a page stays below a few megabytes."""
 _NAMED = 20
 """Most files left out that the page names of each domain; results.json names all."""
+_SHADES = 5
+"""Shades of the adapted models' colour that the page has."""
 _POINTS = 200
 """Most points of a loss curve; more steps are averaged in equal groups."""
 _PHASES = {
@@ -56,15 +67,18 @@ def write_report(
     read, supervised = read_all(runs, oracle)
     rows = rows_of(read, supervised)
     figures = figures_of(read, supervised)
-    panels, legend = _panels(rows)
+    pictures = Pictures(read[0].space, *([] if len(read) == 1 else [_MANY]))
     page = _environment().get_template("report.html.j2")
     html = page.render(
         title=title,
         figures=figures,
-        runs=[_run_view(run, entry) for run, entry in zip(read, figures["runs"], strict=True)],
+        groups=_groups(figures),
+        runs=_run_views(read, figures, pictures),
         oracle=supervised and _run_view(supervised, run_figures(supervised)),
-        panels=panels,
-        legend=legend,
+        panels=[pictures.view(name, panel_files(rows, name)) for name in panel_names(rows)],
+        calibration=_calibration(figures),
+        widest_matrix=WIDEST,
+        pictures=pictures,
         legend_colors=draw.CURVE_COLORS,
         most_named=_NAMED,
     )
@@ -84,12 +98,12 @@ def panel_picture(runs: Sequence[Path], limit: int = PANELS) -> Image.Image:
     space = read[0].space
     found: dict[str, list[np.ndarray]] = {}
     labels = []
-    names = _panel_names(rows, limit)
+    names = panel_names(rows, limit)
     if not names:
         raise RunError(f"{runs[0]} holds no evaluation/panels; expected those of a run with a test set")
     for name in names:
-        for title, file in _panel_files(rows, name):
-            pixels = _read_pixels(file, color=title == "image")
+        for title, file in panel_files(rows, name):
+            pixels = read_pixels(file, color=title == "image")
             if title != "image":
                 labels.append(pixels)
                 pixels = colorize(pixels, space)
@@ -112,6 +126,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda v: "\N{EN DASH}" if v is None else f"{100 * v:.1f}"
+    environment.filters["share"] = _share
+    environment.globals["with_words"] = _with_words
     environment.filters["points"] = lambda v: "" if v is None else f"{100 * v:+.1f}".replace("-", "\N{MINUS SIGN}")
     # Thresholds on potentials (spatial priors) are far below 1.
     environment.filters["threshold"] = lambda v: "\N{EN DASH}" if v is None else f"{v:.4f}" if v >= 0.01 else f"{v:.2e}"
@@ -119,13 +135,56 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+def _share(value: float | None) -> str:
+    """In percent; what would be rounded away is told from nothing at all."""
+    if not value:
+        return "\N{EN DASH}" if value is None else "0"
+    return f"{100 * value:.1f}" if value >= 0.0005 else "<0.1"
+
+
 def _visible(value: object) -> object:
     """Text of the page before it is escaped: without what would show in another order than it stands, or not at all."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's part of the page: its rounds by class, curves and recipe."""
+def _groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Groups of rows with the shade of their colour: several adapted models differ in it."""
+    adapted = [group["label"] for group in figures["groups"] if group["kind"] == "adapted"]
+    return [
+        {
+            **group,
+            "many": len(group["seeds"]) > 1,
+            "shade": f"shade-{adapted.index(group['label']) % _SHADES}" if group["kind"] == "adapted" else "",
+        }
+        for group in figures["groups"]
+    ]
+
+
+def _calibration(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A diagram for each adapted model: the model it started from, itself, and the oracle."""
+    known = {model["label"]: model for model in figures["calibration"]}
+    oracle = [model for model in figures["calibration"] if model["kind"] == "oracle"]
+    charts = []
+    for row in figures["rows"]:
+        if row["kind"] == "adapted" and row["label"] in known:
+            base = known.get(row["compared_with"])
+            models = [*([] if base is None else [base]), *oracle, known[row["label"]]]
+            charts.append({"title": row["label"], "models": models, "svg": reliability(models)})
+    return charts
+
+
+def _run_views(runs: Sequence[Run], figures: Mapping[str, Any], pictures: Pictures) -> list[dict[str, Any]]:
+    """The runs' parts of the page; those of one name are told apart by their seeds too."""
+    views = [_run_view(run, entry, pictures) for run, entry in zip(runs, figures["runs"], strict=True)]
+    names = [view["label"] for view in views]
+    for view in views:
+        if names.count(view["label"]) > 1:
+            view["told_by"] = f"seed {view['seed']}, {view['folder']}"
+    return views
+
+
+def _run_view(run: Run, figures: Mapping[str, Any], pictures: Pictures | None = None) -> dict[str, Any]:
+    """A run's part of the page: its rounds by class, curves, recipe and picked images."""
     k = len(run.space)
     names = sorted({name for r in figures["rounds"] for name in r.get("thresholds", {})})
     lists = {name: [list(r.get("thresholds", {}).get(name, ())) for r in figures["rounds"]] for name in names}
@@ -137,13 +196,17 @@ def _run_view(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **figures,
         "to_know": bool(figures["left_out"] or figures["resumed"] or figures["warnings"]),
-        "classes": [{"name": n, "color": _css(c)} for n, c in zip(run.space.classes, run.space.colors, strict=True)],
+        "classes": [{"name": n, "color": css(c)} for n, c in zip(run.space.classes, run.space.colors, strict=True)],
         "per_class": {name: values for name, values in lists.items() if all(len(v) == k for v in values)},
         "overall": {name: values for name, values in lists.items() if not all(len(v) == k for v in values)},
         "kept": rates,
-        "prior": _embedded(run.path / "spatial-prior.png"),
-        "who_is_right": _embedded(run.path / WHO_IS_RIGHT),
-        "distributions": _embedded(run.path / DISTRIBUTIONS),
+        "picked": [] if pictures is None else list(picked_views(run, pictures, figures["images"])),
+        "base": run.warmup_label,
+        "candidates": candidate_view(run, figures["candidates"]),
+        "told_by": figures["folder"],
+        "prior": embedded(run.path / "spatial-prior.png"),
+        "who_is_right": embedded(run.path / WHO_IS_RIGHT),
+        "distributions": embedded(run.path / DISTRIBUTIONS),
         "charts": [chart for phase in _PHASES if (chart := _chart(run, phase))],
         "recipe": run.info.get("recipe"),
     }
@@ -175,82 +238,21 @@ def _chart(run: Run, phase: str) -> dict[str, Any] | None:
         "title": _PHASES[phase],
         "names": list(thin),
         "rounds": bool(marks),
-        "svg": Markup(draw.curves(thin, "step", "loss", marks)),
+        "svg": _with_words(draw.curves(thin, "step", "loss", marks, (5.6, 2.7)), _said(_PHASES[phase], thin)),
     }
+
+
+def _with_words(drawn: str, said: str) -> Markup:
+    """A drawn SVG and what it shows in words, for who cannot see it."""
+    return Markup('<svg role="img" aria-label="{}"').format(printable(said)) + Markup(drawn.removeprefix("<svg"))
+
+
+def _said(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """A loss chart in words."""
+    ends = [f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}" for name, (_, ys) in series.items()]
+    return f"{title}, loss over steps: {'; '.join(ends)}"
 
 
 def _averaged(values: Sequence[float]) -> list[float]:
     groups = np.array_split(np.asarray(values, float), min(_POINTS, len(values)))
     return [float(group.mean()) for group in groups]
-
-
-def _panel_names(rows: Sequence[Row], limit: int) -> list[str]:
-    found = rows[0].run.path.glob("evaluation/panels/*/image.png")
-    return sorted(file.parent.name for file in found)[:limit]
-
-
-def _panel_files(rows: Sequence[Row], name: str) -> list[tuple[str, Path]]:
-    """(title, file) of an image's pictures that exist: image, truth, and each row's prediction but the oracle's."""
-    first = rows[0].run.path / "evaluation" / "panels" / name
-    files = [("image", first / "image.png"), ("truth", first / "truth.png")]
-    for row in rows:
-        if row.kind != "oracle":
-            files.append((row.label, row.run.path / "evaluation" / "panels" / name / row.picture))
-    return [(title, file) for title, file in files if file.is_file()]
-
-
-def _panels(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Pictures of the page as data URIs, and the legend of the classes that occur in them."""
-    space = rows[0].run.space
-    palette = [int(v) for v in space.palette().reshape(-1)]
-    labels = []
-    views = []
-    for name in _panel_names(rows, PANELS):
-        pictures = []
-        for title, file in _panel_files(rows, name):
-            pixels = _read_pixels(file, color=title == "image")
-            picture = Image.fromarray(pixels)
-            if title != "image":
-                labels.append(pixels)
-                picture.putpalette(palette)
-            pictures.append({"title": title, "uri": _data_uri(picture)})
-        views.append({"name": name, "pictures": pictures})
-    return views, [{"name": name, "color": _css(color)} for name, color in draw.legend(labels, space)]
-
-
-def _read_pixels(path: Path, color: bool) -> np.ndarray:
-    """uint8 (h, w, 3) of an image, uint8 (h, w) of a label."""
-    try:
-        with Image.open(path) as picture:
-            if color:
-                return np.asarray(picture.convert("RGB"))
-            pixels = np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RunError(f"{path}: cannot be read as an image ({error}); score the run again") from error
-    if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        raise RunError(f"{path}: shape {pixels.shape}, {pixels.dtype}; expected an 8-bit label of one channel")
-    return pixels
-
-
-def _data_uri(picture: Image.Image) -> str:
-    """A photograph as JPEG, a label as palette PNG (its colours must stay exact)."""
-    photograph = picture.mode == "RGB"
-    if picture.width > _WIDEST:
-        size = (_WIDEST, max(1, round(picture.height * _WIDEST / picture.width)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS if photograph else Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    if photograph:
-        picture.save(buffer, "JPEG", quality=90)
-    else:
-        picture.save(buffer, "PNG", optimize=True)
-    kind = "jpeg" if photograph else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _embedded(file: Path) -> str | None:
-    """A PNG that the run keeps, as it is; None where it keeps none."""
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file.is_file() else None
-
-
-def _css(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

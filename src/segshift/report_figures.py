@@ -6,25 +6,24 @@ called oracle.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from rich.table import Table
 
 from segshift.errors import ConfigError, RunError
-from segshift.evaluate import Scores, compare
+from segshift.evaluate import compare
 from segshift.guards import run_warnings
 from segshift.json_shape import require
 from segshift.label_views import FILE as VIEWS
 from segshift.label_views import read_counts
+from segshift.report_candidates import read_candidates
+from segshift.report_rows import Row, rows_of
+from segshift.report_sections import calibration_figures, class_shares, confusion_figures, image_figures
+from segshift.report_seeds import group_figures, headline
 from segshift.run_folder import Run, read_run
 from segshift.taxonomy import LabelSpace
-
-ORACLE = "oracle (target labels)"
 
 
 class _Views(TypedDict):
@@ -37,26 +36,13 @@ class _Views(TypedDict):
     accuracy: dict[str, float | None] | None
 
 
-@dataclass(frozen=True)
-class Row:
-    """A model in the tables: its name, where it comes from, and the row its differences refer to."""
-
-    label: str
-    kind: Literal["warmup", "alignment", "adaptation", "adapted", "oracle"]
-    run: Run
-    scores: Scores | None
-    base: int | None
-
-    @property
-    def picture(self) -> str:
-        return "final.png" if self.kind in ("adapted", "oracle") else f"{self.kind}.png"
-
-
 def results(runs: Sequence[Path], oracle: Path | None = None) -> dict[str, Any]:
     """All figures of a report as plain JSON values; shares are fractions of 1, None where there is no figure.
 
     `rows` holds a model each: `miou` (subset -> value, classes averaged, size of the subset, difference), `iou`
     (class -> value, difference) and the accuracies; differences are to the row named in `compared_with`.
+    `groups` holds rows that differ in their seed alone, taken together (mean, sd, n), `headline` the first sentences,
+    `calibration` the bins of confidence of each row whose run kept them.
     `runs` holds each run's rounds, and the quality of their pseudo-labels (oracle) where it was measured. Raises
     RunError for a folder that is not a run, or runs over different classes.
     """
@@ -93,53 +79,19 @@ def read_all(runs: Sequence[Path], oracle: Path | None) -> tuple[list[Run], Run 
 # Figures
 
 
-def rows_of(runs: Sequence[Run], oracle: Run | None) -> list[Row]:
-    """Source-only (once, where all runs share it), second warm-ups, adapted models, the oracle; labels are distinct.
-
-    A second warm-up, or the teacher of a student, stands before the first run that starts from it, and nowhere where it
-    is one of the runs itself.
-    """
-    rows: list[Row] = []
-    shared = len({_model_key(run.warmup_label, run.warmup, run) for run in runs}) == 1
-    shown = {_model_key(str(run.info["label"]), run.final, run) for run in runs}
-    for run in runs:
-        # A run that is a warm-up and nothing else has one model, its last.
-        is_warmup = run.warmup is None and run.info["label"] == run.warmup_label
-        if not is_warmup and (not shared or not rows):
-            rows.append(Row(run.warmup_label, "warmup", run, run.warmup, None))
-        base = max((i for i, row in enumerate(rows) if row.kind == "warmup"), default=None)
-        between = (
-            Row(run.alignment_label, "alignment", run, run.alignment, base),
-            Row(run.adaptation_label, "adaptation", run, run.adaptation, base),
-        )
-        for row in between:
-            key = _model_key(row.label, row.scores, run)
-            if row.scores is not None and key not in shown:
-                rows.append(row)
-                shown.add(key)
-        rows.append(Row(str(run.info["label"]), "adapted", run, run.final, base))
-    if oracle:
-        rows.append(Row(ORACLE, "oracle", oracle, oracle.final, 0 if shared else None))
-    for detail in (lambda row: f"seed {row.run.info.get('seed')}", lambda row: row.run.folder):
-        count = Counter(row.label for row in rows)
-        rows = [replace(row, label=f"{row.label}, {detail(row)}") if count[row.label] > 1 else row for row in rows]
-    return rows
-
-
-def _model_key(label: str, scores: Scores | None, run: Run) -> str:
-    """Equal for what is the same model: of one name, and of one confusion matrix (or one seed, where not scored)."""
-    return json.dumps([label, scores.confusion.tolist() if scores else run.info.get("seed")])
-
-
 def figures_of(runs: Sequence[Run], oracle: Run | None) -> dict[str, Any]:
     """`results` of runs that are read already."""
     rows = rows_of(runs, oracle)
+    groups = group_figures(rows)
     return {
+        "headline": headline(rows, groups),
         "space": _scored_space(runs[0]).to_dict(),
         "protocol": _protocols([*runs, *([oracle] if oracle else [])]),
         "rows": [_row_figures(row, rows) for row in rows if row.scores],
+        "groups": groups,
+        "calibration": calibration_figures(rows),
         "notes": _notes(rows, oracle),
-        "runs": [run_figures(run) for run in runs],
+        "runs": [run_figures(run, 3 if len(runs) == 1 else 2) for run in runs],
     }
 
 
@@ -188,6 +140,7 @@ def _row_figures(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "pixel_accuracy": figures["pixel_accuracy"],
         "mean_pixel_accuracy": figures["mean_pixel_accuracy"],
         "frequency_weighted_iou": figures["frequency_weighted_iou"],
+        "confusion": confusion_figures(row.scores),
     }
 
 
@@ -206,8 +159,9 @@ def _notes(rows: Sequence[Row], oracle: Run | None) -> list[str]:
     return notes
 
 
-def run_figures(run: Run) -> dict[str, Any]:
-    """How a run came about, what is to be known about it, and the statistics of its rounds."""
+def run_figures(run: Run, images: int = 3) -> dict[str, Any]:
+    """How a run came about, what is to be known about it, the statistics of its rounds, and its worst and best images
+    (up to `images` of each)."""
     keys = ("name", "label", "seed", "command", "started", "device", "processes", "threads", "versions")
     known = {key: run.info.get(key) for key in (*keys, "data", "data_notes")}
     counts = ("what", "space", "confusion", "predicted")  # what the figures are made of
@@ -221,6 +175,9 @@ def run_figures(run: Run) -> dict[str, Any]:
         "distilled": [dict(statistics) for statistics in run.distilled],
         "label_quality": [{k: v for k, v in entry.items() if k not in counts} for entry in run.label_quality],
         "label_views": _label_views(run),
+        "class_shares": class_shares(run, run.final or run.warmup),
+        "images": image_figures(run, images),
+        "candidates": read_candidates(run),
     }
 
 

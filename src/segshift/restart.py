@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segshift.data.sampling import Stream, generator
 from segshift.errors import ConfigError
-from segshift.models.network import Network, without_weights
+from segshift.models.network import Network, drawn_anew
 from segshift.recipe import Recipe
 
 RANDOM, PRETRAINED, TIMM = "random", "pretrained", "timm:"
@@ -37,7 +37,7 @@ def restart_weights(network: Network, num_classes: int, restart: str, seed: int,
 def _student(network: Network, restart: str) -> Network:
     """The network's config with the weights that are named."""
     if restart == RANDOM:
-        return without_weights(network)
+        return drawn_anew(network)
     if not hasattr(network, "weights"):
         raise ConfigError(
             f"restart = {restart}: {type(network).__name__} has no backbone to load weights into; expected {RANDOM}"

@@ -120,7 +120,7 @@ def _source_of(config: DataConfig) -> tuple[Any, ...]:
     """All that decides what the source is."""
     share = None if config.labelled_share is None else (config.labelled_share, config.labelled_seed)
     place = config.source, config.source_layout, config.source_split, config.translated
-    return *place, config.classes, config.minicity, share, config.on_bad_file, config.max_pixels
+    return *place, config.classes, config.class_map, config.minicity, share, config.on_bad_file, config.max_pixels
 
 
 def _declared(config: DataConfig) -> LabelSpace:

@@ -121,22 +121,22 @@ def from_dict(content: Any, origin: str) -> tuple[LabelSpace, int]:
             raise DataError(f"{where}class entry {shown(entry)}; expected {{id: 0, name: road, color: [128, 64, 128]}}")
         if entry["id"] in rows:
             raise DataError(f"{where}id {shown(entry['id'])} is given twice")
-        rows[entry["id"]] = (_text(entry["name"], f"{where}name of class {shown(entry['id'])}"), entry.get("color"))
+        rows[entry["id"]] = (text_of(entry["name"], f"{where}name of class {shown(entry['id'])}"), entry.get("color"))
     if sorted(rows) != list(range(len(rows))):
         found = ", ".join(shown(i) for i in sorted(rows))
         raise DataError(f"{where}ids are {found:.200}; expected 0 to {len(rows) - 1} without a gap")
     if ignore in rows:
         raise DataError(f"{where}ignore is {ignore}, which is also the id of {rows[ignore][0]}; expected an unused id")
     space = LabelSpace(
-        _text(content["name"], f"{where}name") if "name" in content else _folder_name(Path(origin)),
+        text_of(content["name"], f"{where}name") if "name" in content else _folder_name(Path(origin)),
         tuple(rows[i][0] for i in range(len(rows))),
-        tuple(_color(rows[i], spare, where) for i, spare in enumerate(distinct_colors(len(rows)))),
+        tuple(color_of(rows[i], spare, where) for i, spare in enumerate(distinct_colors(len(rows)))),
         _subsets(content.get("subsets") or {}, where),
     )
     return space, ignore
 
 
-def _text(value: Any, what: str) -> str:
+def text_of(value: Any, what: str) -> str:
     """A name. YAML takes `no`, `on` and an empty place for something else than text: these are asked back."""
     text = str(value) if type(value) in (int, float) else value
     if not isinstance(text, str):
@@ -152,7 +152,7 @@ def _folder_name(file: Path) -> str:
     return name[:LONGEST_NAME] or "classes"
 
 
-def _color(row: tuple[str, Any], spare: tuple[int, int, int], where: str) -> tuple[int, int, int]:
+def color_of(row: tuple[str, Any], spare: tuple[int, int, int], where: str) -> tuple[int, int, int]:
     name, color = row
     if color is None:
         return spare
@@ -166,7 +166,7 @@ def _subsets(subsets: Any, where: str) -> dict[str, tuple[int, ...]]:
     if not isinstance(subsets, dict) or not all(isinstance(ids, list) for ids in subsets.values()):
         raise DataError(f"{where}subsets is {shown(subsets)}; expected names with lists of ids")
     for name, ids in subsets.items():
-        _text(name, f"{where}name of a subset")
+        text_of(name, f"{where}name of a subset")
         if any(type(i) is not int for i in ids):
             raise DataError(f"{where}subset {name} is {shown(ids)}; expected a list of class ids")
     return {str(name): tuple(ids) for name, ids in subsets.items()}
@@ -217,21 +217,25 @@ def _parsed(text: str) -> Any:
 
 def read_classes(path: Path) -> tuple[LabelSpace, int]:
     """Read a `classes.yaml`: (label space, the file's id for ignored pixels). DataError names the file."""
+    return from_dict(read_yaml(path, "names the classes", "the names of classes"), str(path))
+
+
+def read_yaml(path: Path, does: str, holds: str) -> Any:
+    """What a small YAML file says. DataError names the file; `does` and `holds` say what was expected of it."""
     try:
         if not path.is_file():
-            raise DataError(f"{path}: is missing, or no file; expected a file that names the classes")
+            raise DataError(f"{path}: is missing, or no file; expected a file that {does}")
         if path.stat().st_size > LARGEST_FILE:
             raise DataError(f"{path}: holds {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
-        content = _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise DataError(f"{path}: cannot be read as YAML (lists in lists, too deep)") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected the names of classes") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected {holds}") from error
     # Values that look like dates or numbers and are none end in whatever Python says to them.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split()).replace(' in "<unicode string>",', " in")
         raise DataError(f"{path}: cannot be read as YAML ({reason:.300}); expected text in UTF-8") from error
-    return from_dict(content, str(path))
 
 
 def id_table(mapping: Mapping[int, int]) -> np.ndarray:

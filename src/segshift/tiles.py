@@ -6,6 +6,7 @@ of one row of tiles (two where rows overlap), and a few rows of class scores: ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from segshift.data.resizing import resize_image
 from segshift.data.transforms import to_float, working_size
 from segshift.errors import ConfigError
+from segshift.parts.logit_bands import ProbBand
 from segshift.parts.threads import one_thread
 from segshift.scan import Views, predict_label
 
@@ -113,24 +115,66 @@ def tiled_label(
 
     Logits of a view are blended over its tiles; over the views, what `Views.average` says is averaged.
     """
-    height, width = working_size((image.shape[1], image.shape[2]), short_side)
-    sizes = [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in views.scales]
+    sizes = working_sizes((image.shape[1], image.shape[2]), short_side, views)
     if all(tiles.holds(scaled) for scaled in sizes):
         return predict_label(model, image, size, short_side, views)
+    label = torch.empty(size, dtype=torch.uint8)
+    for rows, scores in _bands(model, image, size, sizes, views, tiles):
+        with one_thread():
+            label[rows] = _largest(scores).cpu()
+    return label
+
+
+def tiled_probabilities(
+    model: nn.Module,
+    image: UInt8[Tensor, "3 h w"],
+    size: tuple[int, int],
+    short_side: int | None,
+    views: Views,
+    tiles: Tiles,
+) -> Iterator[ProbBand]:
+    """Class probabilities at `size` (height, width), some rows at a time, on the network's device.
+
+    For images that no tile holds: then the labels are those of `tiled_label`, to the bit. The model is expected in
+    evaluation mode.
+    """
+    sizes = working_sizes((image.shape[1], image.shape[2]), short_side, views)
+    count = len(sizes) * (2 if views.flip else 1)
+    for rows, scores in _bands(model, image, size, sizes, views, tiles):
+        label = _largest(scores)
+        mean = scores.div_(count)
+        prob = mean if count > 1 and views.average == "probabilities" else mean.softmax(0)
+        yield ProbBand(rows, prob, prob.amax(0), label)
+
+
+def working_sizes(size: tuple[int, int], short_side: int | None, views: Views) -> list[tuple[int, int]]:
+    """Height and width that the network sees an image of `size` at, a scale each."""
+    height, width = working_size(size, short_side)
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in views.scales]
+
+
+def _bands(
+    model: nn.Module,
+    image: UInt8[Tensor, "3 h w"],
+    size: tuple[int, int],
+    sizes: list[tuple[int, int]],
+    views: Views,
+    tiles: Tiles,
+) -> Iterator[tuple[slice, Float32[Tensor, "k rows width"]]]:
+    """Rows of the output from the top down, and what `_sum` makes of them."""
     looks = [
         _Look(model, pixels, size, tiles, mirrored)
         for pixels in (resize_image(image, scaled) for scaled in sizes)
         for mirrored in ((False, True) if views.flip else (False,))
     ]
-    label = torch.empty(size, dtype=torch.uint8)
     step = max(1, _BAND_PIXELS.get(looks[0].device.type, 1 << 22) // size[1])
     for top in range(0, size[0], step):
         rows = slice(top, min(top + step, size[0]))
         for look in looks:
             look.reach(rows.stop)
         with one_thread():
-            label[rows] = _largest(_sum(looks, rows, views.average)).cpu()
-    return label
+            scores = _sum(looks, rows, views.average)
+        yield rows, scores
 
 
 def _sum(looks: list[_Look], rows: slice, average: str) -> Float32[Tensor, "k rows width"]:

@@ -35,13 +35,17 @@ def fitted(recipe: Recipe, warmup: Path) -> Recipe:
             f"warmup = {warmup}: there is no such file or folder; expected a run, the model folder of one, a file of "
             f"weights, or one of {', '.join(WARMUPS)}"
         )
-    recipe = replace(recipe, alignment=None, alignment_label="")
-    if recipe.distillation is not None:
-        recipe = replace(recipe, adaptation=None, adaptation_label="")
+    recipe = last_alone(recipe)
     if not warmup.is_dir():
         return replace(recipe, network=without_weights(recipe.network))
     model = describe_model(warmup)
     return replace(recipe, network=model.network, data=replace(recipe.data, short_side=model.short_side))
+
+
+def last_alone(recipe: Recipe) -> Recipe:
+    """The recipe with nothing between its warm-up, which a given model stands for, and its last phase."""
+    recipe = replace(recipe, alignment=None, alignment_label="")
+    return recipe if recipe.distillation is None else replace(recipe, adaptation=None, adaptation_label="")
 
 
 def weights_digest(warmup: Path) -> str:

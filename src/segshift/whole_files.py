@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from segshift.errors import RunError
@@ -36,16 +38,23 @@ def atomic_write(path: Path | str, content: bytes) -> None:
 
     Folders on the way are made. Raises RunError, naming the path and the cure, where the disk refuses.
     """
+    with atomic_file(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """As `atomic_write`, of a file that another library writes, or that is written piece by piece: at the path given
+    out, whose file takes its place when the block ends, and is removed where that raises.
+    """
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         new = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            _sync_file(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -77,6 +86,11 @@ def sweep(folder: Path) -> None:
             path = Path(parent, name)
             if _TEMPORARY.fullmatch(name) and not path.is_symlink():
                 discard(path)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

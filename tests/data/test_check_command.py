@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
 from rich.console import Console
 from tests.fakes.folder import make_folder_pair
 from tests.fakes.layouts import make_camvid
 
 from segshift.cli import main
 from segshift.data.doctor import Findings, Problem
-from segshift.data.doctor_folder import list_folder
+from segshift.data.doctor_folder import check_folder, list_folder
 from segshift.data.doctor_print import render
 from segshift.data.shared_images import between, within
 
@@ -23,7 +25,10 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    # Contact sheets go to the current folder.
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     return make_folder_pair(tmp_path, images=2, size=32)
 
 
@@ -114,6 +119,59 @@ def test_a_name_that_the_terminal_cannot_show(tmp_path: Path) -> None:
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines[0] == "stra\\udcc3\\udc9fe: 0 images"
     assert "problem: stra\\udcc3\\udc9fe/1.png: is odd" in lines
+
+
+def test_a_table_of_the_splits_and_of_the_classes(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    (pair[0] / "train" / "labels" / "day_000.png").unlink()
+    (pair[0] / "train" / "labels" / "lost.png").write_bytes(b"")
+    Image.new("RGB", (40, 50)).save(pair[0] / "train" / "images" / "more.png")
+    assert check(pair[0]) == 1
+    rows = [line.strip("\u2502|").split("\u2502") for line in capsys.readouterr().out.splitlines() if "\u2502" in line]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert cells["test"] == ["2", "2", "32x32", "0"]
+    assert cells["train"] == ["3", "1", "32x32 (2), 50x40 (1)", "2"]
+    assert cells["elsewhere"][-1] == "1"
+    assert cells["0"][0] == "sky"
+    most = max((row for key, row in cells.items() if key.isdigit()), key=lambda row: float(row[2].rstrip("%")))
+    assert most[3] == "\u2588" * 16
+
+
+def test_bars_where_the_terminal_has_no_blocks(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as out:
+        render(check_folder(pair[0]), Console(file=out, width=100))
+    assert "#" * 16 in (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_sets_of_different_classes_get_a_class_map_to_start_from(
+    labelled: bool, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That a target has no labels does not hide that its classes are others."""
+    text = (pair[1] / "classes.yaml").read_text()
+    (pair[1] / "classes.yaml").write_text(text.replace("hill", "hills").replace("block", "other thing"))
+    for folder in () if labelled else pair[1].glob("*/labels"):
+        shutil.rmtree(folder)
+    assert check(*pair) == 0
+    said = capsys.readouterr().out
+    assert f"{pair[0]} and {pair[1]} have different classes. A class map to start from, for --data.class-map:" in said
+    assert yaml.safe_load(said[said.index("classes: [") :]) == {
+        "classes": ["sky", "ground", "ball"],
+        "source": {"hill": "drop", "block": "drop"},
+        "target": {"hills": "drop", "other thing": "drop"},
+    }
+    assert "hill: drop   # like hills of the target?" in said
+
+
+def test_sets_of_the_same_classes_in_another_order(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = (pair[1] / "classes.yaml").read_text()
+    (pair[1] / "classes.yaml").write_text(text.replace("hill", "x").replace("block", "hill").replace("x,", "block,"))
+    assert check(*pair) == 0
+    said = capsys.readouterr().out
+    assert "have the same classes in another order" in said
+    assert yaml.safe_load(said[said.index("classes: [") :])["source"] == {}
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_sound_shards(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (findings.images, findings.labels, findings.splits) == (4, 4, {"train": 2, "val": 2})
     assert findings.problems == findings.notes == []
     assert findings.pixels.sum() == 4 * 1600
-    assert main(["check", f"shards:{root}"]) == 0
+    assert main(["check", f"shards:{root}", "--sheet", str(root / "sheets")]) == 0
     assert f"shards {root}: 4 images (train 2, val 2)" in capsys.readouterr().out
     assert main(["check", str(root)]) == 1
     said = capsys.readouterr().err

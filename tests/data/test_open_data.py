@@ -288,7 +288,7 @@ def test_data_for_a_trained_model(cityscapes: str, domains: tuple[Path, Path], t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source_layout": "gta"}, "source_layout = 'gta'; expected one of folder, shards, gta5, synthia"),
+        ({"source_layout": "gta"}, "source_layout = 'gta'; expected one of folder, shards, hf, gta5, synthia"),
         ({"target_layout": "kitti"}, "target_layout = 'kitti'; expected"),
         ({"score_as": "nthu"}, "score_as = 'nthu'; expected one of own, nthu13"),
         ({"folds": 1}, "folds = 1; expected at least 2"),

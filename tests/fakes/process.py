@@ -22,7 +22,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from segshift import recipe as recipe_file
-from segshift import runs
+from segshift import one_run
 from segshift.adabn import estimate_batch_norm
 from segshift.data.folder import ImageFolder
 from segshift.engine import Engine
@@ -62,7 +62,7 @@ def train(recipe: Recipe, folder: Path, warmup: Path | None) -> None:
     """A run without scores and report, of which nothing is compared."""
     data = open_all(recipe, space=space_of(warmup))._replace(test=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "write_report", lambda *_: None)
+        patch.setattr(one_run, "write_report", lambda *_: None)
         start(recipe, folder, warmup, data=data)
 
 

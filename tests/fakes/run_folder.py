@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from segshift.evaluate import Scores, confusion
+from segshift.picked_images import pick, picture_folder
+from segshift.scored_details import DetailsCounter, read_details, write_details
 from segshift.taxonomy import IGNORE, LabelSpace
 
 STREET = LabelSpace(
@@ -87,6 +89,47 @@ def make_run(
         _write(path / f"round-{number}" / "statistics.json", _statistics(number, len(space), rng))
     _write_log(path / "log.jsonl", rounds, loss, rng)
     return path
+
+
+def add_details(path: Path, seed: int = 0, rate: float = 0.25) -> None:
+    """What a run keeps of its scoring since images are picked: details, their pictures, the source's classes."""
+    truths = [street_label(np.random.default_rng([0, i])) for i in range(6)]
+    names = [f"target/{i:03d}" for i in range(6)]
+    labels: dict[str, list[np.ndarray]] = {}
+    for number, (which, share) in enumerate((("warmup", 0.45), ("final", rate)), start=1):
+        labels[which] = [degraded(t, np.random.default_rng([number, seed, i]), share) for i, t in enumerate(truths)]
+        counter = DetailsCounter(len(names), len(STREET))
+        for i, (truth, label) in enumerate(zip(truths, labels[which], strict=True)):
+            logits = torch.nn.functional.one_hot(torch.from_numpy(label).long(), len(STREET)).permute(2, 0, 1) * 4.0
+            counter.see(i, [logits], torch.from_numpy(truth), torch.from_numpy(label))
+        write_details(path, which, counter.details(names))
+    final, warmup = read_details(path, "final"), read_details(path, "warmup")
+    assert final is not None
+    for i in pick(final, warmup).all:
+        folder = picture_folder(path, names[i])
+        folder.mkdir(parents=True)
+        image = STREET.palette()[truths[i]] // 2 + 60
+        pictures = {"image": image, "truth": truths[i], "warmup": labels["warmup"][i], "final": labels["final"][i]}
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+    counted = {name: 100 * c for c, name in enumerate(STREET.classes)}
+    _write(path / "source-classes.json", {"labels": 50, "of": 120, "pixels": counted})
+
+
+def add_candidates(path: Path, count: int = 4) -> None:
+    """Label-free scores of a few models, as a run that was asked for them leaves; the source had none to hold out."""
+    lines = [
+        {
+            "step": 300 + 60 * n,
+            "phase": "adaptation",
+            "round": n,
+            "scores": {"entropy": 0.5 - 0.05 * n, "information": 1 + 0.1 * n, "snd": 5.0 + n, "source": None},
+            "images": 40,
+            "oracle": {"miou": 0.3 + 0.02 * n},
+        }
+        for n in range(count)
+    ]
+    (path / "candidates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _info(name: str, label: str, seed: int, space: LabelSpace) -> dict[str, Any]:

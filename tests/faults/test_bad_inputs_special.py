@@ -66,7 +66,7 @@ def said(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
     for row in ROWS:
         places[row.name] = fresh(pair, tmp_path_factory.mktemp("special"))
         row.make(places[row.name])
-        commands[row.name] = ["check", str(places[row.name].day)]
+        commands[row.name] = ["check", str(places[row.name].day), "--sheet", "none"]
     return {name: (places[name], answer) for name, answer in run_apart(commands).items()}
 
 
@@ -101,7 +101,7 @@ def test_what_may_not_be_read(pair: Path, readable_by_all: Path) -> None:
     for name, (file, _) in files.items():
         place = fresh(pair, readable_by_all / name.replace(" ", "-"))
         (place.root / file).chmod(0)
-        commands[name] = ["check", str(place.day)]
+        commands[name] = ["check", str(place.day), "--sheet", "none"]
     for name, answer in run_apart(commands, NOBODY).items():
         place = Place(readable_by_all / name.replace(" ", "-"))
         assert_refused(answer, place.fill(files[name][1]))

@@ -12,8 +12,15 @@ from segshift.commands.words import parse
 
 def check(words: Sequence[str]) -> int:
     options = parse(options_of.CheckOptions, words, "check")
+    from segshift.contact_sheet import sheet_paths, write_sheet
     from segshift.data.doctor_layout import list_all
     from segshift.data.doctor_print import check_all
     from segshift.progress import Reporter
 
-    return 0 if check_all(list_all(options.data, options.max_pixels), Console(), Reporter().track("checking")) else 1
+    listings = list_all(options.data, options.max_pixels)
+    paths = sheet_paths(options.data, options.sheet)
+    sheets = {id(listings[text]): path for text, path in paths.items()}
+    asked = options.sheet is not None
+    track = Reporter().track("checking")
+    sound = check_all(listings, Console(), track, lambda listing: write_sheet(listing, sheets[id(listing)], asked))
+    return 0 if sound else 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from segshift import options as options_of
-from segshift import recipes, tables
+from segshift import tables
+from segshift.commands.asked import Asked, recipe_of_words
 from segshift.commands.words import parse
 from segshift.errors import ConfigError
 from segshift.tables import selectors
@@ -25,58 +26,55 @@ def adapt(words: Sequence[str]) -> int:
             highlight=False,
         )
         return 0
-    from segshift.overrides import AdaptOptions, apply, given_model
+    asked = recipe_of_words(words[0], _spelt_out(words[1:]))
+    options, recipe = asked.options, asked.recipe
+    if options.dry_run:
+        return _dry_run(asked)
+    out = options.out or Path("runs") / recipe.name
+    if asked.given is not None:
+        from segshift.own_model import start_from
 
-    # These three decide the defaults that the other options override.
-    variant, others = _taken("variant", words[1:], "paper")
-    warmup, others = _taken("warmup", others, None)
-    kept, others = _taken("retain", others, None)
-    retain = None if kept is None else _switch("retain", kept)
-    named = _recipe(words[0], variant, warmup, retain)
-    defaults = AdaptOptions(recipe=named, variant=variant, warmup=warmup, retain=retain)
-    options = parse(AdaptOptions, others, f"adapt {words[0]}", defaults)
-    recipe = apply(options, named)
-    from segshift.runs import start  # after the options: --help needs nothing that trains
+        folder = start_from(asked.given, recipe, out, options.oracle)
+    else:
+        from segshift.runs import start  # after the options: --help needs nothing that trains
 
-    folder = start(recipe, options.out or Path("runs") / recipe.name, given_model(warmup), options.oracle)
+        folder = start(recipe, out, asked.warmup, options.oracle)
     _print_scores([folder], options.oracle)
     return 0
 
 
-def _switch(name: str, word: str) -> bool:
-    if word not in ("True", "False"):
-        raise ConfigError(f"{name} = {word!r}; expected True or False")
-    return word == "True"
-
-
-def _recipe(name: str, variant: Any, warmup: str | None, retain: bool | None) -> Any:
-    """The recipe of a name, over the warm-up that is asked for."""
-    from segshift.overrides import given_model
-    from segshift.recipe_rows import retained, unretained
-    from segshift.warmups import fitted
-
-    model = given_model(warmup)
-    recipe = recipes.find(name, variant, None if model is not None else warmup)
-    if model is not None:
-        recipe = fitted(recipe, model)
-    return recipe if retain is None else retained(recipe) if retain else unretained(recipe)
-
-
-def _taken(option: str, words: Sequence[str], default: str | None) -> tuple[Any, list[str]]:
-    """The value of `--option`, and the other words."""
-    words = list(words)
+def _spelt_out(words: Sequence[str]) -> list[str]:
+    """`--dry-run` alone is the same as `--dry-run True`."""
+    found = list(words)
     for at, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name == f"--{option}" and (equals or at + 1 < len(words)):
-            return (value, words[:at] + words[at + 1 :]) if equals else (words[at + 1], words[:at] + words[at + 2 :])
-    return default, words
+        if word == "--dry-run" and words[at + 1 : at + 2] not in (["True"], ["False"]):
+            found.insert(at + 1, "True")
+    return found
+
+
+def _dry_run(asked: Asked) -> int:
+    from segshift.dry_run import dry_run
+
+    with tempfile.TemporaryDirectory(prefix="segshift-dry-run-") as place:
+        folder = Path(place) / "run"
+        if asked.given is None:
+            plan = dry_run(asked.recipe, folder, asked.warmup)
+        else:
+            from segshift.own_model import start_from
+
+            plan = start_from(asked.given, asked.recipe, folder, begin=dry_run)
+        for line in plan.lines():
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def resume(words: Sequence[str]) -> int:
     options = parse(options_of.ResumeOptions, words, "resume")
+    from segshift.own_model import module_of
     from segshift.runs import resume
 
-    resume(options.run, options.devices, options.nodes, options.strategy)
+    module = None if options.model is None else module_of(options.model)
+    resume(options.run, options.devices, options.nodes, options.strategy, module)
     _print_scores([options.run])
     return 0
 

@@ -44,18 +44,34 @@ def evaluate(words: Sequence[str]) -> int:
 def predict(words: Sequence[str]) -> int:
     options = parse(options_of.PredictOptions, words, "predict")
     from segshift.data.intake import FileRules, told
-    from segshift.predict import predict_path
+    from segshift.inputs import gather
+    from segshift.models.network import load_model
+    from segshift.outputs import Outputs, places
+    from segshift.predicting import How, predict_inputs
     from segshift.progress import Reporter
     from segshift.scan import Views
 
     reporter, views = Reporter(), Views(options.flip, options.scales)
-    rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("predicting")
     tiles = _tiles(options.tile, options.overlap)
-    count, left_out = predict_path(options.run, options.images, options.out, views, track, rules, tiles, options.device)
-    reporter.say(f"{count} images: labels in {options.out / 'labels'}, overlays in {options.out / 'overlays'}")
-    if left_out:
+    how = How(views, tiles, options.overlap, int(options.memory * 2**30), options.short_side)
+    outputs = Outputs(options.keep, options.ids)
+    trained = load_model(options.run, options.device)
+    inputs = gather(options.inputs, FileRules(options.max_pixels, options.on_bad_file), options.out)
+    done = predict_inputs(trained, inputs, options.out, how, outputs, reporter.track("predicting"))
+    frames = f" and {done.frames} frames of {done.videos} video(s), without sound" if done.videos else ""
+    reporter.say(f"{done.images} images{frames}: {places(options.out, options.keep)}")
+    for size, count in done.tiled.items():
+        reporter.say(
+            f"{count} of them would have taken more than {options.memory:g} GiB (--memory), and were predicted in "
+            f"tiles of {size} pixels that overlap by {options.overlap:.0%} at least"
+        )
+    if inputs.beside:
+        more = f" and {len(inputs.beside) - 1} more" if inputs.beside[1:] else ""
+        first = f"{inputs.beside[0]}{more}"
+        reporter.say(f"not taken, for it lies among images: {first}. Name videos to have them predicted")
+    if done.left_out:
         where = f"{options.out / 'left_out.json'} lists all"
-        reporter.say(told(str(options.images), list(left_out.values()), where))
+        reporter.say(told(" ".join(options.inputs), list(done.left_out.values()), where))
     return 0
 
 

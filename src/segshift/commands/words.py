@@ -16,6 +16,7 @@ COMMANDS = {
     "table": "run the rows of a paper's table, and print ours beside the published figures",
     "evaluate": "score a trained model on labelled images",
     "predict": "label new images with a trained model",
+    "export": "write a trained model as ONNX, as a program of torch.export, or as weights",
     "report": "write the report of one or several runs again",
     "check": "look through data sets, and name every file with a fault and every image in two places",
 }
@@ -23,6 +24,7 @@ COMMANDS = {
 EXAMPLES = {
     "evaluate": "segshift evaluate runs/own/cbst --data cityscapes:DIR --split val",
     "predict": "segshift predict runs/own/cbst photos --out labelled",
+    "export": "segshift export runs/own/cbst --out exported --format onnx",
     "check": "segshift check gta5:DIR cityscapes:DIR",
 }
 """What follows wrong words, where names of options alone leave open how they go together."""

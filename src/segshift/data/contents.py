@@ -19,7 +19,7 @@ import numpy as np
 
 from segshift.data.dataset import ImageDataset, image_paths, label_paths
 from segshift.data.folder import worker_threads
-from segshift.data.member import File, Member
+from segshift.data.member import File, Member, Row
 from segshift.data.shards import Images
 from segshift.errors import DataError
 
@@ -96,7 +96,7 @@ def alike(files: Iterable[File]) -> list[tuple[File, ...]]:
     """
     by_size: dict[int, list[File]] = {}
     for file in dict.fromkeys(files):
-        size = file.size if isinstance(file, Member) else _size(file)
+        size = _size(file) if isinstance(file, Path) else file.size
         if size:
             by_size.setdefault(size, []).append(file)
     candidates = [file for same in by_size.values() if len(same) > 1 for file in same]
@@ -110,13 +110,18 @@ def alike(files: Iterable[File]) -> list[tuple[File, ...]]:
 
 def digest_of(file: File) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. DataError names a file that cannot be read, or is none."""
-    if isinstance(file, Member):
+    if not isinstance(file, Path):
         return _digest_of_member(file)
     state = _state(file)
     if not stat.S_ISREG(state.st_mode):
         # Reading a pipe would wait for ever.
         raise DataError(f"{file}: is no regular file; expected an image or a label. Delete it, or name another folder")
     return _digest(_File(file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+
+
+def size_of(file: File) -> int:
+    """Bytes of a file. DataError names one that cannot be looked at."""
+    return _state(file).st_size if isinstance(file, Path) else file.size
 
 
 class _File(NamedTuple):
@@ -139,7 +144,7 @@ def _digest(file: _File) -> str:
 
 
 @cache
-def _digest_of_member(member: Member) -> str:
+def _digest_of_member(member: Member | Row) -> str:
     try:
         return hashlib.sha256(member.read()).hexdigest()
     except OSError as error:
@@ -181,7 +186,7 @@ def _sizes(files: Sequence[File]) -> np.ndarray:
     """Bytes of each file; those of shards are known."""
     if isinstance(files, Images):
         return files.table.sizes()
-    return np.array([file.size if isinstance(file, Member) else _state(file).st_size for file in files])
+    return np.array([size_of(file) for file in files])
 
 
 def _chosen(names: Sequence[str], files: Sequence[File], chosen: np.ndarray) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from segshift.data.files import MAX_PIXELS
 from segshift.data.intake import FileRules, OnBadFile
-from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
+from segshift.data.layouts import FOLDER, LAYOUTS, OWN_LAYOUTS
 from segshift.errors import ConfigError
 from segshift.taxonomy import MERGES
 
@@ -35,8 +35,8 @@ class DataConfig:
     adapted from target images alone (source-free adaptation)."""
     target: str = MINICITY
     source_layout: str = FOLDER
-    """folder (images/, labels/ and classes.yaml), shards (tar files with images, and labels), or a public data set of
-    `segshift.data.layouts`."""
+    """folder (images/, labels/ and classes.yaml), shards (tar files with images, and labels), hf (a data set of the
+    `datasets` library), or a public data set of `segshift.data.layouts`."""
     target_layout: str = FOLDER
     source_split: str | None = "train"
     """Split of the source. Of a data set without splits, train is all of it; None: the folder holds images/ itself."""
@@ -49,6 +49,9 @@ class DataConfig:
     minicity: MiniCityOptions = field(default_factory=MiniCityOptions)
     classes: str | None = None
     """A subset of the source's classes, such as synthia16: trained and scored with these, all others ignored."""
+    class_map: str | None = None
+    """A YAML file that brings the classes of source and target to common ones: merged, dropped, renamed (docs/data.md).
+    None: both have the same classes."""
     score_as: str = OWN
     """Merge predictions and truth into these classes before scoring (nthu13); own: the model's classes."""
     folds: int = 0
@@ -84,7 +87,7 @@ class DataConfig:
         if self.short_side is not None and self.short_side < 16:
             raise ConfigError(f"short_side = {self.short_side}; expected at least 16 pixels, or None for the own size")
         for name in ("source_layout", "target_layout"):
-            if getattr(self, name) not in (known := (FOLDER, SHARDS, *LAYOUTS)):
+            if getattr(self, name) not in (known := (*OWN_LAYOUTS, *LAYOUTS)):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}; expected one of {', '.join(known)}")
         if self.score_as not in (OWN, *MERGES):
             raise ConfigError(f"score_as = {self.score_as!r}; expected one of {', '.join((OWN, *MERGES))}")

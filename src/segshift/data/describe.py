@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from segshift.data.class_map import read_class_map
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, left_out
-from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS
+from segshift.data.layouts import HF, LAYOUTS, OWN_LAYOUTS, SHARDS
 from segshift.data.open_data import MINICITY, DataConfig, Place, declared_space, place_of, usual_test_split
 from segshift.data.protocols import ScoredAs
 from segshift.taxonomy import CITYSCAPES, LabelSpace
@@ -32,6 +33,8 @@ def protocol(
     start, adapted = _trained_on(config, source, target, oracle)
     sentences = [start, *_translated(config), adapted, *_scored(config, test, oracle)]
     sentences += _left_out({"source": source, "target": target, "test": test})
+    if config.class_map is not None:
+        sentences.append(read_class_map(config.class_map).sentence())
     if config.classes is not None:
         space = declared_space(config) if source is None else source.space
         size = "" if space is None else f"the {len(space)} of "
@@ -135,10 +138,12 @@ def _where(place: Place, split: str | None) -> str:
     """`Cityscapes, split val`: no path, which is another machine's."""
     if place.path == MINICITY:
         return f"MiniCity's {place.domain} town, split {split or 'train'}"
-    if place.layout not in (FOLDER, SHARDS):
+    if place.layout not in OWN_LAYOUTS:
         known = LAYOUTS[place.layout]
         return f"{known.title}, split {split}" if known.splits else f"{known.title} (all of it)"
     parts = Path(place.path).parts
+    if place.layout == HF:
+        return f"the data set {Path(place.path.partition('?')[0]).name}" + (f", split {split}" if split else "")
     # Of a pattern, the last part alone may be no more than *.tar.
     name = "/".join(parts[-2:]) if place.layout == SHARDS and set("*?[{") & set(parts[-1]) else Path(place.path).name
     return f"the {place.layout} {name}" + (f", split {split}" if split else "")

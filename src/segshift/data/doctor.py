@@ -7,7 +7,7 @@ For `segshift check`, `doctor_folder` and `doctor_layout` list the files as they
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -46,6 +46,18 @@ class Problem(NamedTuple):
 
 
 @dataclass
+class Part:
+    """What reading has shown of one split."""
+
+    images: int = 0
+    labels: int = 0
+    problems: int = 0
+    """Faults of its images and their labels."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(height, width) of the images that could be read."""
+
+
+@dataclass
 class Findings:
     """What reading every file once has shown."""
 
@@ -56,6 +68,8 @@ class Findings:
     """Images in each split; empty where there are no splits."""
     files: dict[str, list[File]] = field(default_factory=dict)
     """Image files of each split, of "" where there are no splits; empty where a data set is not looked at on disk."""
+    parts: dict[str, Part] = field(default_factory=dict)
+    """Likewise of each split, of "" where there are no splits."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(height, width) of the images that could be read."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -64,6 +78,8 @@ class Findings:
     """Labels in which the id occurs."""
     space: LabelSpace | None = None
     """None where there are no labels."""
+    named: bool = True
+    """Whether the data set says what its classes are, so that those of two sets can be compared."""
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What is odd but handled when the data set is used, such as a label that is resized to its image."""
@@ -172,9 +188,18 @@ def read(listing: Listed, track: Track | None = None) -> Findings:
     Where the classes have no names, any id is one.
     """
     findings = listing.findings
-    examine(listing.readings, findings, track)
+    parts: dict[str, list[Part]] = {}
+    for split, files in findings.files.items():
+        findings.parts[split] = Part()
+        for file in files:
+            parts.setdefault(str(file), []).append(findings.parts[split])
+    for problem in findings.problems:
+        for part in parts.get(problem.file, ()):
+            part.problems += 1
+    examine(listing.readings, findings, track, parts)
     if findings.space is None and findings.pixels[:IGNORE].any():
         findings.space = unnamed(int(np.flatnonzero(findings.pixels[:IGNORE])[-1]) + 1)
+        findings.named = False
     shared = within(findings.files)
     findings.problems += [Problem(str(path), text) for path, text in shared.leaks]
     findings.notes += shared.notes
@@ -190,8 +215,14 @@ def name_notes(names: Sequence[str], where: str = "") -> list[str]:
     ]
 
 
-def examine(items: Sequence[Reading], findings: Findings, track: Track | None = None) -> None:
-    """Read all items once, and add what they show to the findings."""
+def examine(
+    items: Sequence[Reading],
+    findings: Findings,
+    track: Track | None = None,
+    parts: Mapping[str, Sequence[Part]] | None = None,
+) -> None:
+    """Read all items once, and add what they show to the findings, and to the `parts` of an item's image file."""
+    parts = parts or {}
     odd: dict[str, list[str]] = {}
     # In the items' order, so that the findings do not depend on which thread was the fastest.
     with closing(_ahead(items)) as seen_in_order:
@@ -205,6 +236,11 @@ def examine(items: Sequence[Reading], findings: Findings, track: Track | None = 
             if seen.pixels is not None:
                 findings.pixels += seen.pixels
                 findings.occurs += seen.pixels > 0
+            for part in parts.get(items[index].image_file, ()):
+                part.images += 1
+                part.labels += items[index].label is not None
+                part.problems += len(seen.problems)
+                part.sizes.update([] if seen.size is None else [seen.size])
             findings.problems += seen.problems
             findings.notes += seen.notes
             for text, file in seen.odd:

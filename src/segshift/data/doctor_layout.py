@@ -9,11 +9,12 @@ from pathlib import Path
 
 from segshift.data.doctor import Findings, Listed, Problem, Reading, Track, name_notes, read
 from segshift.data.doctor_folder import list_folder
+from segshift.data.doctor_hf import list_hf
 from segshift.data.doctor_shards import list_shards
 from segshift.data.files import MAX_PIXELS, is_folder, read_image
 from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import Item, Layout, expected_label, label_files
-from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS, parse
+from segshift.data.layouts import FOLDER, HF, LAYOUTS, SHARDS, parse
 from segshift.data.recognise import lookalikes
 from segshift.data.shard_paths import holds_shards
 from segshift.errors import ConfigError, DataError
@@ -54,6 +55,8 @@ def list_data(text: str, max_pixels: int = MAX_PIXELS) -> Listed:
     name, path = parse(text)
     if name == SHARDS:
         return list_shards(path, max_pixels)
+    if name == HF:
+        return list_hf(path, max_pixels)
     if name != FOLDER:
         return list_layout(LAYOUTS[name], path, max_pixels)
     try:

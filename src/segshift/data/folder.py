@@ -291,7 +291,8 @@ def require_same_space(source: LabelSpace, target: LabelSpace, where: str = "tar
         found = f"id {first} is {target.classes[first]!r}, in the source it is {source.classes[first]!r}"
     raise DataError(
         f"{where}: {found}; expected the source's classes in the same order: {', '.join(source.classes)}."
-        " Make the two classes.yaml agree, or delete the target's if its ids are the source's"
+        " Make the two classes.yaml agree, or delete the target's if its ids are the source's; or bring both to common"
+        " classes: segshift check SOURCE TARGET prints a class map to start from, for --data.class-map FILE"
     )
 
 

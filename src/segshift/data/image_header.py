@@ -29,7 +29,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from segshift.data.member import File, Member
+from segshift.data.member import File
 from segshift.errors import DataError
 
 MAX_PIXELS = 89_478_485
@@ -76,7 +76,7 @@ def naming(path: File, what: str) -> Generator[None]:
 @contextmanager
 def opened(path: File) -> Generator[IO[bytes]]:
     """The file at a path, to be read. ValueError where it is none: reading a pipe, say, would wait for ever."""
-    if isinstance(path, Member):
+    if not isinstance(path, Path):
         with path.open() as file:
             yield file
         return
@@ -170,7 +170,7 @@ def _refuse_size(image: Image.Image, path: File, max_pixels: int) -> None:
 
 def _unusable(path: File, what: str, error: Exception) -> DataError:
     if isinstance(error, OSError) and error.errno is not None:
-        return unreachable(path.shard if isinstance(path, Member) else path, error, what)
+        return unreachable(path if isinstance(path, Path) else path.shard, error, what)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return DataError(f"{path}: too large ({error}). Cut it into tiles, or raise the limit with --max-pixels")
     if isinstance(error, MemoryError):

@@ -23,6 +23,10 @@ FOLDER = "folder"
 """The generic layout of one's own images (`segshift.data.folder`)."""
 SHARDS = "shards"
 """One's own images in tar files (`segshift.data.shards`)."""
+HF = "hf"
+"""One's own images in a data set of the `datasets` library (`segshift.data.hf_datasets`)."""
+OWN_LAYOUTS = (FOLDER, SHARDS, HF)
+"""Layouts whose classes are not known beforehand."""
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (GTA5, SYNTHIA, CITYSCAPES, NTHU, BDD, MAPILLARY, ACDC, DARK_ZURICH, CAMVID, LOVEDA)
@@ -47,7 +51,7 @@ def parse(text: str) -> tuple[str, str]:
     name, colon, path = text.partition(":")
     if not colon:
         return FOLDER, text
-    if name in (FOLDER, SHARDS, *LAYOUTS):
+    if name in (*OWN_LAYOUTS, *LAYOUTS):
         return name, str(Path(path).expanduser()) if path.startswith("~") else path
     near = _near(name, (SHARDS, *LAYOUTS), cutoff=0.75)
     if near and "/" not in name and not Path(text).exists():

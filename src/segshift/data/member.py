@@ -1,11 +1,11 @@
-"""A file inside a shard: bytes at a known place of a tar file, read where they lie. Nothing is ever unpacked."""
+"""A file inside a shard or a table: bytes at a known place, read where they lie. Nothing is ever unpacked."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from segshift.errors import DataError
 
@@ -68,8 +68,44 @@ class Member(NamedTuple):
             os.close(descriptor)
 
 
-File = Path | Member
-"""Where an image or a label is: a file of its own, or one inside a shard."""
+class Row(NamedTuple):
+    """Bytes in a row of a table (`segshift.data.hf_datasets`). Its text is `TABLE:COLUMN[ROW]`."""
+
+    table: str
+    """What messages call the table."""
+    column: str
+    row: int
+    size: int
+    """Bytes."""
+    cells: Cells
+
+    def __str__(self) -> str:
+        return f"{self.table}:{self.column}[{self.row}]"
+
+    @property
+    def shard(self) -> Path:
+        """Where the table lies: what to look at where the system does not let it be read."""
+        return Path(self.table)
+
+    def open(self) -> io.BytesIO:
+        """Its bytes, to be read like a file."""
+        return io.BytesIO(self.read())
+
+    def read(self) -> bytes:
+        """All its bytes."""
+        return self.cells.content(self.row)
+
+
+class Cells(Protocol):
+    """A column of files; equal to itself alone."""
+
+    def content(self, row: int) -> bytes:
+        """The bytes of a row's file."""
+        ...
+
+
+File = Path | Member | Row
+"""Where an image or a label is: a file of its own, one inside a shard, or one in a row of a table."""
 
 
 class _Window(io.RawIOBase):

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from segshift.data.class_map import mapped, read_class_map, require_all_learned
 from segshift.data.data_config import MINICITY, OWN, DataConfig
 from segshift.data.dataset import ImageDataset, LabelledDataset, OracleTarget, Unlabelled, listed
 from segshift.data.files import is_folder
-from segshift.data.folder import Folder, ImageFolder, classes_file, locate, splits_of
+from segshift.data.folder import Folder, ImageFolder, splits_of
+from segshift.data.hf_datasets import HfImages, hf_has_labels, hf_splits
 from segshift.data.intake import FileRules, Intake
 from segshift.data.layout import LayoutImages, LayoutLabelled
-from segshift.data.layouts import FOLDER, LAYOUTS, SHARDS, parse
+from segshift.data.layouts import FOLDER, HF, LAYOUTS, OWN_LAYOUTS, SHARDS, parse
 from segshift.data.minicity import MiniCity
-from segshift.data.of_model import for_model, narrowed, other_classes
+from segshift.data.of_model import declared, for_model, labelled, narrowed, other_classes
 from segshift.data.protocols import (
     Renumbered,
     ScoredAs,
@@ -25,11 +27,11 @@ from segshift.data.protocols import (
     merge_of,
 )
 from segshift.data.recognise import has_labels, refuse_lookalikes
-from segshift.data.shard_paths import declared_classes, find_shards, splits_in
-from segshift.data.shards import ShardImages, ShardLabelled, have_labels
+from segshift.data.shard_paths import find_shards, splits_in
+from segshift.data.shards import ShardImages, have_labels
 from segshift.data.translated import Translated
 from segshift.errors import ConfigError, DataError
-from segshift.taxonomy import CITYSCAPES, LabelSpace, read_classes, subset_space
+from segshift.taxonomy import CITYSCAPES, LabelSpace, subset_space
 
 Without = Mapping[str, Mapping[str, str]]
 """By role (source, target, test): images to go without, whatever the files say: name -> why, beginning with the file.
@@ -69,7 +71,7 @@ def open_source(config: DataConfig, without: Without | None = None) -> LabelledD
     ConfigError where the config has none, or one that cannot be translated.
     """
     place = place_of(config, "source")
-    dataset = _labelled(config, place, place.split, None, rules_of(config, "source", without))
+    dataset = _own(config, place, place.split, None, rules_of(config, "source", without))
     if config.translated is not None:
         if not isinstance(dataset, (Folder, LayoutLabelled)):
             raise ConfigError(
@@ -79,6 +81,10 @@ def open_source(config: DataConfig, without: Without | None = None) -> LabelledD
         dataset = Translated(dataset, config.translated)
     if config.labelled_share is not None:
         dataset = SomeLabelled.named(dataset, _share(config, dataset)[0])
+    if config.class_map is not None:
+        by = read_class_map(config.class_map)
+        dataset = mapped(dataset, by, "source")
+        require_all_learned(dataset, by)
     return dataset if config.classes is None else Renumbered(dataset, *subset_space(dataset.space, config.classes))
 
 
@@ -119,37 +125,40 @@ def open_test(config: DataConfig, space: LabelSpace, without: Without | None = N
 def declared_space(config: DataConfig) -> LabelSpace | None:
     """The label space that the target names by itself: for a model whose weights come without one.
 
-    That of its `classes.yaml`, or of its public layout, and of these the subset `classes`. None where a folder names
-    no classes. ConfigError where `classes` is no subset of them; labels are not looked at.
+    That of its `classes.yaml`, or of its public layout; where there is a class map, its common classes; of either the
+    subset `classes`. None where a folder names no classes. ConfigError where `classes` is no subset of them; labels are
+    not looked at.
     """
-    place = place_of(config, "target")
-    if place.path == MINICITY:
-        space = CITYSCAPES
-    elif place.layout not in (FOLDER, SHARDS):
-        space = LAYOUTS[place.layout].space
+    if config.class_map is not None:
+        space = read_class_map(config.class_map).space
     else:
-        if place.layout == SHARDS:
-            named = declared_classes(place.path, place.split)
-        else:
-            refuse_lookalikes(Path(place.path), place.split)
-            named = classes_file(locate(Path(place.path), place.split))
-        if named is None:
-            return None
-        space, _ = read_classes(named)
-    return space if config.classes is None else subset_space(space, config.classes)[0]
+        space = _declared(place_of(config, "target"))
+    if space is None or config.classes is None:
+        return space
+    return subset_space(space, config.classes)[0]
 
 
 def open_for(
-    space: LabelSpace, data: str, split: str | None, score_as: str = OWN, rules: FileRules | None = None
+    space: LabelSpace,
+    data: str,
+    split: str | None,
+    score_as: str = OWN,
+    rules: FileRules | None = None,
+    class_map: Path | str | None = None,
 ) -> LabelledDataset:
     """Labelled images for a trained model of `space`, which are no part of a run: `data` is LAYOUT:PATH or a folder.
 
-    Where the model's classes are a named subset of the data's, labels of the others are ignored. DataError where they
-    are neither that nor the same.
+    Where the model's classes are a named subset of the data's, labels of the others are ignored. `class_map`: a file
+    that brings data which names other classes to the model's; its lines of the target are tried, then those of the
+    source. DataError where the classes are neither.
     """
     name, path = parse(data)
-    split = split or (None if name in (FOLDER, SHARDS) else LAYOUTS[name].test_split)
-    dataset = for_model(space, data, name, path, split, rules)
+    split = split or (None if name in OWN_LAYOUTS else LAYOUTS[name].test_split)
+    by = None if class_map is None else read_class_map(class_map)
+    if by is not None and (own := declared(name, path, split)) is not None and own.classes == space.classes:
+        # Data that has the model's classes is what a map leads to.
+        by = None
+    dataset = for_model(space, data, name, path, split, rules, by, ("target", "source"))
     return dataset if score_as == OWN else ScoredAs(dataset, merge_of(space, score_as))
 
 
@@ -162,6 +171,10 @@ def usual_test_split(config: DataConfig) -> str | None:
     if place.layout == SHARDS:
         there = splits_in(place.path)
         return next((name for name in ("test", "val") if name in there and have_labels(place.path, name)), None)
+    if place.layout == HF:
+        there = hf_splits(place.path)
+        usual = (name for name in ("test", "val", "validation") if name in there)
+        return next((name for name in usual if hf_has_labels(place.path, name)), None)
     if place.layout != FOLDER:
         layout = LAYOUTS[place.layout]
         split = layout.test_split
@@ -171,19 +184,20 @@ def usual_test_split(config: DataConfig) -> str | None:
     return next((name for name in found if is_folder(root / name / "labels")), None)
 
 
-def _labelled(
+def _declared(place: Place) -> LabelSpace | None:
+    """The classes that a place names by itself."""
+    return CITYSCAPES if place.path == MINICITY else declared(place.layout, place.path, place.split)
+
+
+def _own(
     config: DataConfig, place: Place, split: str | None, space: LabelSpace | None, rules: FileRules
 ) -> LabelledDataset:
-    """Images and labels of a split; `space` is what a target's classes must be, or are where it names none."""
+    """Images and labels of a split under its own classes; `space` is what a target's must be, or are where it names
+    none."""
     if place.path == MINICITY:
         return _minicity(config, place.domain, split)
-    if place.layout == FOLDER:
-        refuse_lookalikes(Path(place.path), split)
-        return Folder(place.path, split, space, rules)
-    if place.layout == SHARDS:
-        return ShardLabelled(place.path, split, space, rules)
-    dataset = LayoutLabelled(LAYOUTS[place.layout], place.path, split, rules)
-    if space is not None and space.classes != dataset.space.classes:
+    dataset = labelled(place.layout, place.path, split, space, rules)
+    if isinstance(dataset, LayoutLabelled) and space is not None and space.classes != dataset.space.classes:
         what = f"target {place.layout}:{place.path}: {dataset.layout.title}"
         raise other_classes(what, dataset.space, "the source", space)
     return dataset
@@ -199,6 +213,8 @@ def _images(config: DataConfig, rules: FileRules) -> ImageDataset:
         return ImageFolder(place.path, place.split, rules)
     if place.layout == SHARDS:
         return ShardImages(place.path, place.split, rules)
+    if place.layout == HF:
+        return HfImages(place.path, place.split, rules)
     return LayoutImages(LAYOUTS[place.layout], place.path, place.split, rules)
 
 
@@ -209,12 +225,17 @@ def _target(
     place, rules = place_of(config, "target"), rules_of(config, role, without)
     if config.source is None:
         return _target_of_model(config, place, split, space, rules)
-    if config.classes is None:
-        return _labelled(config, place, split, space, rules)
-    # A target that names no classes takes the source's ids as they stand in its files, before any are left out.
-    source = place_of(config, "source")
-    full = _labelled(config, source, source.split, None, rules_of(config, "source", without)).space
-    return Renumbered(_labelled(config, place, split, full, rules), *subset_space(full, config.classes))
+    if config.classes is None and config.class_map is None:
+        return _own(config, place, split, space, rules)
+    full = None
+    if config.class_map is None or _declared(place._replace(split=split)) is None:
+        # A target that names no classes takes the source's ids as they stand in its files, before any are left out.
+        source = place_of(config, "source")
+        full = _own(config, source, source.split, None, rules_of(config, "source", without)).space
+    dataset = _own(config, place, split, full, rules)
+    if config.class_map is not None:
+        dataset = mapped(dataset, read_class_map(config.class_map), place.domain)
+    return dataset if config.classes is None else Renumbered(dataset, *subset_space(dataset.space, config.classes))
 
 
 def _require_classes_of_model(config: DataConfig, space: LabelSpace) -> None:
@@ -234,9 +255,12 @@ def _target_of_model(
     config: DataConfig, place: Place, split: str | None, space: LabelSpace, rules: FileRules
 ) -> LabelledDataset:
     """Labelled images of the target where no source says what its ids mean: the model's classes do."""
+    by = None if config.class_map is None else read_class_map(config.class_map)
     if place.path == MINICITY:
-        return narrowed(_minicity(config, place.domain, split), space, f"target {MINICITY}")
-    return for_model(space, f"target {place.layout}:{place.path}", place.layout, place.path, split, rules)
+        town = _minicity(config, place.domain, split)
+        return narrowed(town if by is None else mapped(town, by, "target"), space, f"target {MINICITY}")
+    what = f"target {place.layout}:{place.path}"
+    return for_model(space, what, place.layout, place.path, split, rules, by, ("target",))
 
 
 def _minicity(config: DataConfig, domain: Domain, split: str | None) -> MiniCity:
@@ -297,7 +321,7 @@ def _refuse_shared_images(config: DataConfig, split: str) -> None:
     role = f"{place.domain}_split"
     if split == place.split:
         raise DataError(f"test_split is {split!r}, and so is {role}: {cure}")
-    if place.path == MINICITY or place.layout == FOLDER:
+    if place.path == MINICITY or place.layout in (FOLDER, HF):
         return
     root = Path(place.path)
 

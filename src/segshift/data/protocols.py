@@ -18,7 +18,7 @@ from segshift.data.dataset import ImageDataset, LabelledDataset, image_paths, la
 from segshift.data.intake import nothing_left
 from segshift.data.sampling import Stream, generator
 from segshift.errors import ConfigError
-from segshift.taxonomy import CITYSCAPES, MERGES, LabelSpace, Merge, id_table
+from segshift.taxonomy import CITYSCAPES, IGNORE, MERGES, LabelSpace, Merge, id_table
 
 
 def notes_of(dataset: object) -> list[str]:
@@ -106,6 +106,11 @@ class Renumbered:
 
     def __repr__(self) -> str:
         return f"{self._dataset!r}, {len(self.space)} classes of {self.space.name}"
+
+    @property
+    def ids_used(self) -> set[int]:
+        """Ids of `space` that some class of the data set becomes."""
+        return set(self._table[: len(self._dataset.space)].tolist()) - {IGNORE}
 
     @property
     def notes(self) -> list[str]:

@@ -43,31 +43,64 @@ def build_backbone(backbone: str, output_stride: int, weights: str) -> nn.Module
     `weights`: "none" (random), "pretrained" (timm downloads its own) or the path of a checkpoint with timm's
     names (see `load_backbone`). Raises ConfigError where the model, the stride or the weights cannot be had.
     """
+    encoder = _created(backbone, weights, {"output_stride": output_stride}, f"features at stride {output_stride}")
+    deepest = reductions(encoder)[-1]
+    if deepest != output_stride:
+        raise ConfigError(
+            f"output_stride is {output_stride}, but the deepest stride of {backbone} is {deepest}"
+            + (
+                ""
+                if len(set(reductions(encoder))) > 1
+                else ": it is a plain transformer; take VisionTransformer for it"
+            )
+        )
+    if weights not in ("none", "pretrained"):
+        load_backbone(encoder, backbone, Path(weights))
+    return encoder
+
+
+def build_transformer(backbone: str, layers: int, weights: str) -> tuple[nn.Module, list[int], int]:
+    """A timm transformer: image -> the maps of its last `layers` layers, their channels, and the patch in pixels.
+
+    Images of any size in whole patches. `weights` as of `build_backbone`. ConfigError where it is no plain transformer,
+    or cannot be had.
+    """
+    if not is_transformer(backbone):
+        raise ConfigError(f"backbone {backbone} has features of several strides: take DeepLabV3Plus for it")
+    options: dict[str, Any] = {"out_indices": layers, "dynamic_img_size": True}
+    encoder = _created(backbone, weights, options, f"maps of its last {layers} layers")
+    if weights not in ("none", "pretrained"):
+        load_backbone(encoder.get_submodule("model"), backbone, Path(weights))  # around which the encoder is a shell
+    return encoder, channels(encoder), reductions(encoder)[-1]
+
+
+def is_transformer(backbone: str) -> bool:
+    """Whether all of a timm model's features have one stride. ConfigError where it is none, or gives no features."""
+    check_name(backbone)
+    with torch.device("meta"):
+        return len(set(reductions(_created(backbone, "none", {}, "features")))) == 1
+
+
+def _created(backbone: str, weights: str, options: Mapping[str, Any], what: str) -> nn.Module:
+    """timm's features of a model, its own weights in them where they are asked for. ConfigError where it cannot."""
     import timm
 
     check_name(backbone)
-    options = {"features_only": True, "output_stride": output_stride}
     pretrained = weights == "pretrained"
     try:
         with _tensors_alone():
-            encoder = timm.create_model(backbone, pretrained=pretrained, **options)
+            return timm.create_model(backbone, pretrained=pretrained, features_only=True, **options)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         if not pretrained:
-            raise ConfigError(f"backbone {backbone} cannot be built with {options}: {error}") from error
+            raise ConfigError(f"backbone {backbone} cannot be built with {dict(options)}: {error}") from error
         raise _not_to_be_had(backbone, error) from error
     except (AssertionError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         if pretrained and isinstance(error, TypeError):
             raise _not_to_be_had(backbone, error) from error
         raise ConfigError(
-            f"backbone {backbone} cannot give features at stride {output_stride} ({error!r:.120}); "
+            f"backbone {backbone} cannot give {what} ({error!r:.120}); "
             "take one that can, such as resnet101, mobilenetv2_100 or convnext_tiny"
         ) from error
-    deepest = reductions(encoder)[-1]
-    if deepest != output_stride:
-        raise ConfigError(f"output_stride is {output_stride}, but the deepest stride of {backbone} is {deepest}")
-    if weights not in ("none", "pretrained"):
-        load_backbone(encoder, backbone, Path(weights))
-    return encoder
 
 
 def pretrained_tensors(backbone: str) -> dict[str, Tensor]:

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple, get_args
 
 import cattrs
 import torch
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from segshift import taxonomy
 from segshift.errors import ConfigError, RunError, SegshiftError
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
 from segshift.models.fcn8s import FCN8s
+from segshift.models.huggingface import HuggingFace
 from segshift.models.importer import (
     Imported,
     is_caffe_deeplab,
@@ -28,6 +30,9 @@ from segshift.models.importer import load as load_published
 from segshift.models.resnet38 import ResNet38
 from segshift.models.segmenter import Segmenter
 from segshift.models.small import SmallNet
+from segshift.models.smp import SegmentationModels
+from segshift.models.vision_transformer import VisionTransformer
+from segshift.models.wrapped import OwnModule
 from segshift.plain_values import take_exactly
 from segshift.sealed import open_json, seal_json
 from segshift.taxonomy import LabelSpace
@@ -37,13 +42,32 @@ _FORMAT = 2
 """Of `model.json`: 1 had no digests."""
 _WEIGHTS, _DESCRIPTION, _DIGEST = "model.safetensors", "model.json", "weights_sha256"
 
-Network = SmallNet | DeepLabV3Plus | DeepLabV2 | FCN8s | ResNet38
+Network = (
+    SmallNet
+    | DeepLabV3Plus
+    | DeepLabV2
+    | FCN8s
+    | ResNet38
+    | VisionTransformer
+    | HuggingFace
+    | SegmentationModels
+    | OwnModule
+)
 """Add a network here to let recipes and saved models name it."""
+
+
+_LEFT_OUT = override(omit=True)
 
 
 def register(converter: cattrs.Converter) -> None:
     """Teach a converter to tell networks apart by their class name. It raises ConfigError for an unknown one."""
     kinds = {kind.__name__: kind for kind in get_args(Network)}
+    # A module is in no file: who reads a config of one brings it.
+    converter.register_unstructure_hook(OwnModule, make_dict_unstructure_fn(OwnModule, converter, module=_LEFT_OUT))
+    converter.register_structure_hook(
+        OwnModule,
+        make_dict_structure_fn(OwnModule, converter, module=_LEFT_OUT, _cattrs_forbid_extra_keys=True),
+    )
 
     def structure(content: Any, _: object) -> Network:
         fields = dict(content)
@@ -66,6 +90,11 @@ register(_CONVERTER)
 
 def without_weights(config: Network) -> Network:
     """The network with no weights to start from: for one that gets all of its weights afterwards."""
+    return config if isinstance(config, OwnModule) else drawn_anew(config)
+
+
+def drawn_anew(config: Network) -> Network:
+    """The network with random weights."""
     return config if isinstance(config, SmallNet) else replace(config, weights="none")
 
 
@@ -116,7 +145,7 @@ def describe_model(folder: Path) -> Described:
         if content["format"] not in (1, _FORMAT):
             raise ValueError(f"its format is {content['format']!r}, this version of segshift knows 1 and {_FORMAT}")
         options = dict(content["network"])
-        if "weights" in options:
+        if "weights" in options and options.get("kind") != OwnModule.__name__:
             options["weights"] = "none"  # before it is checked: what it started from need not be here any more
         config = _CONVERTER.structure(options, Network)  # pyright: ignore[reportArgumentType]
         space, _ = taxonomy.from_dict(content["space"], str(path))
@@ -144,16 +173,29 @@ _UNREADABLE = (
 """What describing a model may raise where `model.json` is damaged, or says something else."""
 
 
-def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
-    """The model a run saved. `folder` is the run or its `model/`. RunError where a file is missing or damaged.
+def load_model(folder: Path | str, device: str = "cpu", module: nn.Module | None = None) -> TrainedModel:
+    """The model a run saved. `folder` is the run, its `model/`, or what `segshift export` wrote.
 
-    `device`: as of `device_of`.
+    `device`: as of `device_of`. `module`: the user's own, where that is what was trained; its weights do not count.
+    Raises RunError where a file is missing or damaged, ConfigError where the module is needed, or is another one.
     """
-    place = device_of(device)
+    folder, place = Path(folder), device_of(device)
     config, space, short_side, _ = describe_model(folder)
-    network = config.build(len(space))
+    network = with_module(config, module).build(len(space))
     load_weights(network, folder)
     return TrainedModel(network.to(place), space, short_side)
+
+
+def with_module(config: Network, module: nn.Module | None) -> Network:
+    """The config with the user's module in it, where it is one of a module. ConfigError where it is of no module."""
+    if module is None:
+        return config
+    if not isinstance(config, OwnModule):
+        raise ConfigError(
+            f"module = {type(module).__name__}: the saved network is a {type(config).__name__}, which is built without "
+            "one; leave it out"
+        )
+    return replace(config, module=module)
 
 
 def device_of(name: str) -> torch.device:

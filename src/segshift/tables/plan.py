@@ -22,7 +22,8 @@ from segshift.tables.declare import NETWORKS, Case, Row, Table
 from segshift.tables.results import Key, views_text
 
 SOURCE_FIELDS = (
-    "source_layout", "source_split", "short_side", "classes", "minicity", "labelled_share", "labelled_seed",
+    "source_layout", "source_split", "short_side", "classes", "class_map", "minicity", "labelled_share",
+    "labelled_seed",
 )  # fmt: skip
 """What of the data's options a warm-up depends on; paths aside, as in every identity. Whether the source's images are
 translated ones is in their fingerprint."""
