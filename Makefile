@@ -5,7 +5,7 @@ SEED ?= 7
 # A process a core, each test on one thread; a file's tests stay together, for they share runs.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: env demo test test-all lint audit bench fuzz kills clean
+.PHONY: env demo test test-all lint docs audit bench fuzz kills clean
 
 env: .venv/.ready
 
@@ -31,6 +31,10 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The documentation as a site, with the API reference, in site/; a warning is an error. The tests build it too.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Campaigns of docs/trust.md: minutes each, with figures to print.
 fuzz: env

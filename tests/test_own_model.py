@@ -169,6 +169,7 @@ def test_hugging_face_without_a_source(domains: Domains, tmp_path: Path, command
     assert command(f"predict {tmp_path / 'run'} {domains[1] / 'test'} --out {tmp_path / 'out'}")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_head_for_other_classes_is_trained_first(domains: Domains, tmp_path: Path, command: Command) -> None:
     spec = saved(segformer(7), tmp_path / "model")
     source, target = domains

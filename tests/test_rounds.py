@@ -45,6 +45,7 @@ def changed(recipe: Recipe, **options: Any) -> Recipe:
 # --- the release's rounds are as safe from a kill as the paper's ---------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_as_released_from_every_checkpoint(domains: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = changed(tiny("cbst-sp", *domains), **RELEASED)
     run = watched(recipe, tmp_path / "run")
@@ -155,7 +156,8 @@ def test_scores_after_each_round_change_nothing(domains: tuple[Path, Path], tmp_
     scored = start(tiny("cbst", *domains, evaluate_rounds=True), tmp_path / "scored")
     assert weights(scored) == weights(plain)
     names = sorted(path.stem for path in (scored / "evaluation").glob("*.json"))
-    assert names == ["final", "labels-1", "labels-2", "round-1", "round-2", "warmup"]
+    details = ["final.details", "warmup.details"]
+    assert names == sorted([*details, "final", "labels-1", "labels-2", "round-1", "round-2", "warmup"])
     scores = {name: json.loads((scored / "evaluation" / f"{name}.json").read_text()) for name in names}
     assert scores["round-2"]["confusion"] == scores["final"]["confusion"]  # the last round's model is the run's
     assert scores["round-1"]["confusion"] != scores["final"]["confusion"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +20,14 @@ def segments(label: UInt8[np.ndarray, "h w"]) -> Iterator[dict[str, Any]]:
     for number in np.unique(label):
         if number == IGNORE:
             continue
-        encoded = mask.encode(np.asfortranarray(label == number, dtype=np.uint8))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the library's own way with arrays
+            encoded = mask.encode(np.asfortranarray(label == number, dtype=np.uint8))
+            area, bbox = int(mask.area(encoded)), mask.toBbox(encoded).tolist()
         yield {
             "category_id": int(number),
             "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")},
-            "area": int(mask.area(encoded)),
-            "bbox": mask.toBbox(encoded).tolist(),
+            "area": area,
+            "bbox": bbox,
             "iscrowd": 0,
         }

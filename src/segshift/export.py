@@ -18,9 +18,12 @@ from segshift.models.network import TrainedModel, describe_model, load_model, mo
 from segshift.models.segmenter import Segmenter, upsample
 from segshift.scan import evaluating
 
-Format = Literal["onnx", "torch-export", "model"]
+Format = Literal["onnx", "torch-export", "model", "huggingface"]
 TOLERANCE = 1e-4
 """Largest difference from torch's class scores that a file may have, as a share of the largest score (at least 1)."""
+
+COARSE = 32
+"""What every side is a multiple of, for networks that cannot be traced for all sizes."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
             raise ConfigError(f"format = {self.format!r}; expected one of {', '.join(get_args(Format))}")
-        if self.format == "model" and self.native_stride:
-            raise ConfigError("native_stride = True; expected False with format model, which holds weights alone")
+        if self.format in ("model", "huggingface") and self.native_stride:
+            raise ConfigError(f"native_stride = True; expected False with format {self.format}: it holds weights alone")
 
 
 class Exported(NamedTuple):
@@ -46,6 +49,8 @@ class Exported(NamedTuple):
     """Largest difference from torch's class scores, as a share of the largest of them (at least 1)."""
     sizes: tuple[tuple[int, int, int], ...] = ()
     """(batch, height, width) of the images that it was compared on."""
+    multiple: int = 1
+    """Heights and widths that it takes are multiples of this."""
 
 
 class ScoresOf(nn.Module):
@@ -64,50 +69,69 @@ class ScoresOf(nn.Module):
         return upsample(logits, (image.shape[2], image.shape[3]), self.network.align_corners)
 
 
-def export(run: Path | str, out: Path | str, config: ExportConfig | None = None) -> Exported:
-    """Write a trained model below `out`; `run` is a run's folder or that of a saved model.
+def export(
+    run: Path | str, out: Path | str, config: ExportConfig | None = None, module: nn.Module | None = None
+) -> Exported:
+    """Write a trained model below `out`; `run` is a run's folder or that of a saved model. `module`: the user's own,
+    where the run is of one.
 
     Raises RunError where a file cannot be read or written, or would compute something else than the model does;
     ConfigError where a library is missing or the network cannot be put into this format.
     """
     config = config or ExportConfig()
-    return FORMATS[config.format](Path(run), Path(out), config)
+    trained = load_model(run, module=module)
+    return FORMATS[config.format](_Job(Path(run), Path(out), trained, config.native_stride))
 
 
-def _model(run: Path, out: Path, _: ExportConfig) -> Exported:
+class _Job(NamedTuple):
+    run: Path
+    out: Path
+    trained: TrainedModel
+    native_stride: bool
+
+
+def _model(job: _Job) -> Exported:
     """`model.json` and `model.safetensors`, written again."""
-    trained, described = load_model(run), describe_model(run)
-    if out.exists() and model_folder(run).resolve() == out.resolve():
+    out, (network, space, short_side) = job.out, job.trained
+    if out.exists() and model_folder(job.run).resolve() == out.resolve():
         raise ConfigError(f"out = {out}, where the model lies that is to be exported; expected another folder")
-    weights = trained.network.state_dict()
-    save_model(out, described.network, weights, trained.space, trained.short_side)
+    weights = network.state_dict()
+    save_model(out, describe_model(job.run).network, weights, space, short_side)
     found = load_file(out / "model.safetensors")
     if any(not torch.equal(found[name], weights[name]) for name in weights):
         raise RunError(f"{out / 'model.safetensors'}: holds other weights than were written; check the disk")
     return Exported((out / "model.json", out / "model.safetensors"), 0.0)
 
 
-def _onnx(run: Path, out: Path, config: ExportConfig) -> Exported:
+def _onnx(job: _Job) -> Exported:
     from segshift.export_onnx import write
 
-    return write(load_model(run), out / "model.onnx", config.native_stride)
+    return write(job.trained, job.out / "model.onnx", job.native_stride)
 
 
-def _torch_export(run: Path, out: Path, config: ExportConfig) -> Exported:
+def _torch_export(job: _Job) -> Exported:
     from segshift.export_program import write
 
-    return write(load_model(run), out / "model.pt2", config.native_stride)
+    return write(job.trained, job.out / "model.pt2", job.native_stride)
 
 
-FORMATS: Mapping[Format, Callable[[Path, Path, ExportConfig], Exported]] = {
+def _huggingface(job: _Job) -> Exported:
+    """What `save_pretrained` writes, with the classes' names and how images are normalised."""
+    from segshift.models import huggingface
+
+    huggingface.save(job.trained.network, job.trained.space.classes, job.out)
+    return Exported(tuple(job.out / name for name in ("config.json", "model.safetensors")), 0.0)
+
+
+FORMATS: Mapping[Format, Callable[[_Job], Exported]] = {
     "onnx": _onnx,
     "torch-export": _torch_export,
     "model": _model,
+    "huggingface": _huggingface,
 }
-"""A format is a function (run, out, config) -> Exported."""
 
 
-def metadata(trained: TrainedModel, native_stride: bool) -> dict[str, str]:
+def metadata(trained: TrainedModel, traced: Traced) -> dict[str, str]:
     """What must be known to use an exported model; values other than text are JSON."""
     network, space = trained.network, trained.space
     content: dict[str, Any] = {
@@ -117,7 +141,8 @@ def metadata(trained: TrainedModel, native_stride: bool) -> dict[str, str]:
         "std": network.std.flatten().tolist(),
         "short_side": trained.short_side,
         "minimum_size": network.minimum_size,
-        "stride": network.stride if native_stride else 1,
+        "multiple_of": traced.multiple,
+        "stride": network.stride if traced.native_stride else 1,
     }
     text = {
         "label_space": space.name,
@@ -129,25 +154,27 @@ def metadata(trained: TrainedModel, native_stride: bool) -> dict[str, str]:
     }
 
 
-def examples(network: Segmenter) -> tuple[Tensor, Tensor, Tensor]:
-    """Images to trace with, and two of other sizes to compare on: of one, of two, oblong, with odd sides."""
-    side = max(64, -(-2 * network.minimum_size // 32) * 32)
+def examples(network: Segmenter, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images to trace with, and two of other sizes to compare on: of one, of two, oblong; sides are multiples of
+    `multiple`, and odd where that is 1."""
+    side = max(64, -(-2 * network.minimum_size // COARSE) * COARSE)
+    more, few = (33, 7) if multiple == 1 else (COARSE, 2 * COARSE)
     rng = torch.Generator().manual_seed(0)
-    shapes = ((2, 3, side, side + 32), (1, 3, side + 33, 2 * side), (3, 3, side, side + 7))
+    shapes = ((2, 3, side, side + 32), (1, 3, side + more, 2 * side), (3, 3, side, side + few))
     first, second, third = (torch.rand(shape, generator=rng) for shape in shapes)
     return first, second, third
 
 
 def compared(
-    what: Path, trained: TrainedModel, native_stride: bool, run: Callable[[Tensor], Tensor]
+    what: Path, trained: TrainedModel, traced: Traced, run: Callable[[Tensor], Tensor]
 ) -> tuple[float, tuple[tuple[int, int, int], ...]]:
     """The largest difference of `run`'s class scores from torch's, and the (batch, height, width) of the images.
 
     RunError, naming the file `what`, where it is larger than `TOLERANCE`, or a score is no number.
     """
     worst, sizes = 0.0, []
-    scores = ScoresOf(trained.network, native_stride)
-    for image in examples(trained.network)[1:]:
+    scores = ScoresOf(trained.network, traced.native_stride)
+    for image in examples(trained.network, traced.multiple)[1:]:
         with evaluating(scores):
             expected = scores(image)
         found = run(image)
@@ -166,19 +193,44 @@ def compared(
     return worst, tuple(sizes)
 
 
-def program(trained: TrainedModel, native_stride: bool, cure: str) -> torch.export.ExportedProgram:
-    """The network traced by torch.export, for batches and images of any size it can take.
+class Traced(NamedTuple):
+    """A network as a program of torch.export."""
 
-    ConfigError with `cure` where the network cannot be traced.
+    program: torch.export.ExportedProgram
+    native_stride: bool
+    multiple: int
+    """Heights and widths that it takes are multiples of this."""
+
+
+def trace(trained: TrainedModel, native_stride: bool, cure: str) -> Traced:
+    """The network as a program, for batches and images of any size it can take.
+
+    Where a network treats sides that do not divide evenly in a way of their own (pooling that rounds up), it takes
+    multiples of 32. ConfigError with `cure` where the network cannot be traced.
     """
-    scores, (image, *_) = ScoresOf(trained.network, native_stride), examples(trained.network)
-    smallest = max(trained.network.minimum_size, 2)
-    height, width = (torch.export.Dim(name, min=smallest) for name in ("height", "width"))
-    with evaluating(scores):
-        try:
-            shapes = {"image": {0: torch.export.Dim("batch"), 2: height, 3: width}}
-            return torch.export.export(scores, (image,), dynamic_shapes=shapes)
-        except Exception as error:  # whatever the tracer meets in a network that is not ours
-            reason = str(error).strip().partition("\n")[0][:300]
-            kind = type(trained.network).__name__
-            raise ConfigError(f"{kind}: torch.export cannot follow it ({reason}); {cure}") from error
+    scores, reasons = ScoresOf(trained.network, native_stride), []
+    for multiple in (1, COARSE):
+        least = -(-max(trained.network.minimum_size, 2) // multiple)
+        height, width = (torch.export.Dim(name, min=least) for name in ("height", "width"))
+        if multiple > 1:
+            height, width = multiple * height, multiple * width
+        shapes = {"image": {0: torch.export.Dim("batch"), 2: height, 3: width}}
+        with evaluating(scores):
+            try:
+                image = examples(trained.network, multiple)[0]
+                found = torch.export.export(scores, (image,), dynamic_shapes=shapes)
+                return Traced(found, native_stride, multiple)
+            except Exception as error:  # whatever the tracer meets in a network that is not ours
+                reasons.append(error)
+    reason = str(reasons[-1]).strip().partition("\n")[0][:300]
+    raise ConfigError(f"{type(trained.network).__name__}: torch.export cannot follow it ({reason}); {cure}") from (
+        reasons[-1]
+    )
+
+
+def unwritable(trained: TrainedModel, what: str, error: BaseException) -> ConfigError:
+    """The error of a network that was traced, and that `what` has no form for."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return ConfigError(
+        f"{type(trained.network).__name__}: has no form in {what} ({lines[0].strip():.300}); use --format model"
+    )

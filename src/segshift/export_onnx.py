@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segshift.errors import ConfigError
-from segshift.export import Exported, compared, metadata, program
+from segshift.export import Exported, Traced, compared, metadata, trace, unwritable
 from segshift.extras import optional
 from segshift.models.network import TrainedModel
 from segshift.whole_files import atomic_file
@@ -19,11 +18,12 @@ from segshift.whole_files import atomic_file
 def write(trained: TrainedModel, path: Path, native_stride: bool) -> Exported:
     """Write `image` -> `logits`, with batch, height and width left open, and what must be known to use it in the
     metadata. Raises as `export.export` does."""
-    for module in ("onnx", "onnxscript"):
-        optional(module, "onnx", "export to ONNX")
+    optional("onnx", "onnx", "export to ONNX")
+    optional("onnxscript", "onnx", "export to ONNX")
     runtime = optional("onnxruntime", "onnx", "export to ONNX")
-    found = _converted(trained, native_stride)
-    found.model.metadata_props.update(metadata(trained, native_stride))
+    traced = trace(trained, native_stride, "use --format model")
+    found = _converted(trained, traced)
+    found.model.metadata_props.update(metadata(trained, traced))
     with atomic_file(path) as temporary:
         found.save(str(temporary))
         options = runtime.SessionOptions()
@@ -33,19 +33,22 @@ def write(trained: TrainedModel, path: Path, native_stride: bool) -> Exported:
         def run(image: Tensor) -> Tensor:
             return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
-        difference, sizes = compared(path, trained, native_stride, run)
-    return Exported((path,), difference, sizes)
+        difference, sizes = compared(path, trained, traced, run)
+    return Exported((path,), difference, sizes, traced.multiple)
 
 
-def _converted(trained: TrainedModel, native_stride: bool) -> Any:
+def _converted(trained: TrainedModel, traced: Traced) -> Any:
     """The network in ONNX's newest opset that torch writes."""
-    exported = program(trained, native_stride, "use --format model")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converter warns of its own insides
             return torch.onnx.export(
-                exported, input_names=["image"], output_names=["logits"], dynamo=True, verbose=False
+                traced.program,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},  # names of what is open
+                dynamo=True,
+                verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise ConfigError(f"{type(trained.network).__name__}: has no form in ONNX ({reason})") from error
+        raise unwritable(trained, "ONNX", error.__cause__ or error) from error

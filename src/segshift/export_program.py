@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from segshift.export import Exported, compared, metadata, program
+from segshift.export import Exported, compared, metadata, trace, unwritable
 from segshift.models.network import TrainedModel
 from segshift.whole_files import atomic_write
 
@@ -17,16 +17,19 @@ from segshift.whole_files import atomic_write
 def write(trained: TrainedModel, path: Path, native_stride: bool) -> Exported:
     """Write the program once it has been read again and compared. What must be known to use it is its extra file
     `segshift.json`. Raises as `export.export` does."""
-    exported = program(trained, native_stride, "use --format model, and the network's own code")
+    traced = trace(trained, native_stride, "use --format model, and the network's own code")
     buffer = io.BytesIO()
-    described = {"segshift.json": json.dumps(metadata(trained, native_stride))}
+    described = {"segshift.json": json.dumps(metadata(trained, traced))}
     with warnings.catch_warnings():
         # Of weights that are views of others, which it then writes in full.
         warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
-        torch.export.save(exported, buffer, extra_files=described)
+        try:
+            torch.export.save(traced.program, buffer, extra_files=described)
+        except Exception as error:  # whatever it meets in a network that is not ours
+            raise unwritable(trained, "torch.export", error) from error
     buffer.seek(0)
     again = torch.export.load(buffer).module()
     with torch.no_grad():
-        difference, sizes = compared(path, trained, native_stride, again)
+        difference, sizes = compared(path, trained, traced, again)
     atomic_write(path, buffer.getvalue())
-    return Exported((path,), difference, sizes)
+    return Exported((path,), difference, sizes, traced.multiple)

@@ -47,6 +47,8 @@ class EvaluateOptions:
     """The split of that data; default: the one that is usually scored, of a folder images/ itself."""
     score_as: Literal["own", "nthu13"] = "own"
     """Merge predictions and truth into these classes before scoring; own: the model's classes."""
+    class_map: Path | None = None
+    """A class map that brings data of other classes to the model's (docs/data.md)."""
     flip: bool = False
     """Average over the image and its mirror image."""
     scales: tuple[float, ...] = (1.0,)
@@ -64,6 +66,8 @@ class EvaluateOptions:
     """Images and labels of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
     on_bad_file: Literal["stop", "skip"] = "stop"
     """Files that cannot be used: stop at the first, or skip: go without them, and list them."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where the run is of a module of your own: no run holds its code."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class PredictOptions:
     """Images of more pixels (height times width) are refused: a small file may unpack to gigabytes."""
     on_bad_file: Literal["stop", "skip"] = "stop"
     """Files that cannot be used: stop at the first, or skip: go without them, and list them in DIR/left_out.json."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where the run is of a module of your own: no run holds its code."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +128,14 @@ class ExportOptions:
     """Folder of a finished run, or of a saved model."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for what is written."""
-    format: Literal["onnx", "torch-export", "model"] = "onnx"
+    format: Literal["onnx", "torch-export", "model", "huggingface"] = "onnx"
     """onnx: model.onnx, checked in ONNX Runtime; torch-export: model.pt2, a program of torch.export; model: model.json
-    and model.safetensors, which `segshift.load_model` opens."""
+    and model.safetensors, which `segshift.load_model` opens; huggingface: what `save_pretrained` writes, of models that
+    came from there."""
     native_stride: bool = False
     """Give class scores at the network's own stride, instead of the image's size (onnx, torch-export)."""
+    model: str | None = None
+    """FILE.py:FUNCTION, where the run is of a module of your own: no run holds its code."""
 
 
 @dataclass(frozen=True)

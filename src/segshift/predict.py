@@ -114,16 +114,19 @@ def evaluate_folder(
     rules: FileRules | None = None,
     tiles: Tiles | None = None,
     device: str = "auto",
+    class_map: Path | None = None,
+    module: nn.Module | None = None,
 ) -> Evaluated:
     """Score a trained model on labelled images: a folder, or LAYOUT:PATH, whose classes must be the model's.
 
+    `class_map` brings data of other classes to them. `module`: the user's own, where the run is of one.
     Where `rules` say so, images that cannot be used are left out: all are read before any is scored. Else the first is
     a DataError.
     """
-    trained, rules = load_model(run, device), rules or FileRules()
+    trained, rules = load_model(run, device, module), rules or FileRules()
 
     def opened(without: Mapping[str, str]) -> LabelledDataset:
-        return open_for(trained.space, str(data), split, score_as, replace(rules, without=without))
+        return open_for(trained.space, str(data), split, score_as, replace(rules, without=without), class_map)
 
     sizes = sizes_of(trained.network.minimum_size, trained.short_side, views, rules.max_pixels, tiles)
     test = without_faults(opened, sizes=sizes) if rules.skips else opened({})

@@ -17,24 +17,46 @@ EVERY = 20.0
 
 
 class Bar:
-    """One task's progress; `advance` is cheap enough to call at each step."""
+    """One task's progress; `advance` is cheap enough to call at each step. Where `total` is 0, it is not known."""
 
     def __init__(self, console: Console, title: str, total: int, done: int, bars: Progress | None) -> None:
         self._console, self._title, self._total, self._done = console, printable(title), total, done
         self._bars = bars
-        self._task = bars.add_task(self._title, total=total, completed=done, note="") if bars else None
+        self._task = bars.add_task(self._title, total=total or None, completed=done, note="", rate="") if bars else None
         self._started, self._first, self._printed = time.monotonic(), done, time.monotonic()
 
     def advance(self, note: str = "") -> None:
         self._done += 1
         note = printable(note)
         if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=self._done, note=note)
+            self._bars.update(self._task, completed=self._done, note=note, rate=self._rate())
         elif time.monotonic() - self._printed > EVERY:
             self._printed = time.monotonic()
-            rate = (self._printed - self._started) / (self._done - self._first)
-            left = (self._total - self._done) * rate
-            self._console.print(Text(f"{self._title}: {self._done}/{self._total}, {left:.0f} s left  {note}"))
+            self._console.print(Text(f"{self._title}: {self._outlook()}  {note}"))
+
+    def _outlook(self) -> str:
+        """How many are done and how many are not, how fast, and how long those will take."""
+        if not self._total:
+            return f"{self._done} done, {self._rate()}"
+        to_go = max(self._total - self._done, 0)
+        seconds = to_go * self._seconds() / (self._done - self._first)
+        return f"{self._done}/{self._total}, {to_go} to go at {self._rate()}, {_duration(seconds)} left"
+
+    def _rate(self) -> str:
+        done = self._done - self._first
+        rate = done / max(self._seconds(), 1e-9)
+        return f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, or from ten minutes on hours and minutes."""
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 class Reporter:
@@ -63,6 +85,7 @@ class Reporter:
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
             TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as bars:

@@ -22,6 +22,8 @@ BUDGET = 2 << 30
 """Bytes that predicting one image may take beside the network's weights and the image."""
 SMALL = 1 << 20
 """Pixels of a working size that is never cut, so that no network is asked what it takes."""
+LARGEST = 1 << 15
+"""Sides of automatic tiles go no further."""
 STEP = 64
 """Sides of automatic tiles are multiples of this."""
 _SPARE = 1.5
@@ -100,11 +102,11 @@ def estimate(found: Footprint, sizes: list[tuple[int, int]], width: int, tiles: 
         if tiles is None or tiles.holds((height, across)):
             most, rows = max(most, found.of(height * across)), height
         else:
-            down, along = tiles.along(0, height), tiles.along(1, across)
-            most = max(most, found.of(down.side * along.side))
-            stride = down.starts[1] if len(down.starts) > 1 else down.side
-            rows = (-(-down.side // stride) + 1) * down.side
-            rows += 2 * down.side  # the row of tiles that is being made, and what it is made of
+            side = min(tiles.size[0], height)
+            most = max(most, found.of(side * min(tiles.size[1], across)))
+            # Those that one row of pixels lies in, the row of tiles that is being made, and what it is made of.
+            stride = max(1, int(side * (1 - tiles.overlap)))
+            rows = (-(-side // stride) + 3) * side
         wide = found.logits * found.stride * max(width, across)
         kept += int(wide * rows / found.stride) * (2 if flip else 1)
     return most + kept
@@ -128,7 +130,7 @@ def automatic(
     if estimate(found, sizes, size[1], None, views.flip) <= budget:
         return None
     fewest = -(-max(minimum, STEP) // STEP)
-    most = -(-max(map(max, sizes)) // STEP)
+    most = -(-min(max(map(max, sizes)), LARGEST) // STEP)
 
     def needs(steps: int) -> int:
         return estimate(found, sizes, size[1], Tiles((steps * STEP, steps * STEP), overlap), views.flip)

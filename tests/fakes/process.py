@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from segshift import recipe as recipe_file
 from segshift import one_run
+from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
 from segshift.data.folder import ImageFolder
 from segshift.engine import Engine

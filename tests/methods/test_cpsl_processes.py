@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.fakes.steps import assert_two_processes_match_one, three_steps
 from tests.methods.test_cpsl import SMALL
@@ -35,6 +36,7 @@ def trained(rank: int | None) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_cluster_as_one(tmp_path: Path) -> None:
     assert_two_processes_match_one(trained, tmp_path)
     alone = trained(None)
@@ -49,6 +51,7 @@ def gathered(rank: int | None) -> dict[str, dict[str, Tensor]]:
     return {"rows": {"all": gather_by_slot(rows, slots), "deep": gather_by_slot(rows.view(-1, 1, 2, 1), slots)}}
 
 
+@pytest.mark.slow
 def test_rows_are_gathered_in_the_order_of_the_batch(tmp_path: Path) -> None:
     assert_two_processes_match_one(gathered, tmp_path)
     assert gathered(None)["rows"]["all"].tolist() == [[slot, 10 * slot] for slot in range(5)]

@@ -157,6 +157,7 @@ def test_published_lines_stand_under_ours_on_the_papers_pair(table: Table, tmp_p
     assert ("gta5-cityscapes-resnet38", "cbst-sp", "1") not in groups, "a row that was not asked for"
 
 
+@pytest.mark.slow
 def test_curves_over_rounds(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cbst, "ROUNDS", 2)
     words = "cbst/figure5 --data own --seeds 0 1 --rows st-sp@0.1/0.05 st-sp@0.2/0.05 cbst-sp@0.2/0.1"
@@ -230,6 +231,7 @@ def test_other_images_are_another_run(domains: tuple[Path, Path], tmp_path: Path
     assert first.data != second.data
 
 
+@pytest.mark.slow
 def test_cross_validation_of_cities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said) -> None:
     """Table 1 cut down to two cities of two folds, on the data sets' own layouts."""
     make_cityscapes(tmp_path / "cityscapes", images=2)

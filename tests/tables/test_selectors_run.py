@@ -114,6 +114,7 @@ def test_the_model_is_the_rows_and_the_labels_are_withheld_ones(
     assert entry["all"]["accuracy"] == pytest.approx(scores.pixel_accuracy, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     measured, asked = selectors_run.measured, []

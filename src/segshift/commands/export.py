@@ -12,10 +12,11 @@ def export(words: Sequence[str]) -> int:
     options = parse(options_of.ExportOptions, words, "export")
     from segshift.export import TOLERANCE, ExportConfig
     from segshift.export import export as write
+    from segshift.own_model import module_of
     from segshift.progress import Reporter
 
-    reporter = Reporter()
-    done = write(options.run, options.out, ExportConfig(options.format, options.native_stride))
+    reporter, module = Reporter(), None if options.model is None else module_of(options.model)
+    done = write(options.run, options.out, ExportConfig(options.format, options.native_stride), module)
     reporter.say(f"written: {', '.join(map(str, done.files))}")
     if done.sizes:
         shapes = ", ".join(f"{batch} of {height}x{width}" for batch, height, width in done.sizes)
@@ -23,4 +24,6 @@ def export(words: Sequence[str]) -> int:
             f"compared with torch on images ({shapes}): class scores differ by at most {done.difference:.1e} of the "
             f"largest (allowed: {TOLERANCE:.0e})"
         )
+    if done.multiple > 1:
+        reporter.say(f"this network takes heights and widths that are multiples of {done.multiple}: pad other images")
     return 0

@@ -29,8 +29,9 @@ def evaluate(words: Sequence[str]) -> int:
     rules, track = FileRules(options.max_pixels, options.on_bad_file), reporter.track("scoring")
     tiles = _tiles(options.tile, options.overlap)
     scores, left_out = evaluate_folder(
-        options.run, options.data, options.split, views, track, options.score_as, rules, tiles, options.device
-    )
+        options.run, options.data, options.split, views, track, options.score_as, rules, tiles, options.device,
+        options.class_map, _module(options.model),
+    )  # fmt: skip
     if left_out:
         where = "name --out to list all" if options.out is None else f"{options.out} lists all"
         reporter.say(told(options.data, list(left_out.values()), where))
@@ -55,11 +56,12 @@ def predict(words: Sequence[str]) -> int:
     tiles = _tiles(options.tile, options.overlap)
     how = How(views, tiles, options.overlap, int(options.memory * 2**30), options.short_side)
     outputs = Outputs(options.keep, options.ids)
-    trained = load_model(options.run, options.device)
+    trained = load_model(options.run, options.device, _module(options.model))
     inputs = gather(options.inputs, FileRules(options.max_pixels, options.on_bad_file), options.out)
     done = predict_inputs(trained, inputs, options.out, how, outputs, reporter.track("predicting"))
-    frames = f" and {done.frames} frames of {done.videos} video(s), without sound" if done.videos else ""
-    reporter.say(f"{done.images} images{frames}: {places(options.out, options.keep)}")
+    counts = [f"{done.images} images"] if done.images or not done.videos else []
+    counts += [f"{done.frames} frames of {done.videos} video(s), without sound"] if done.videos else []
+    reporter.say(f"{' and '.join(counts)}: {places(options.out, options.keep)}")
     for size, count in done.tiled.items():
         reporter.say(
             f"{count} of them would have taken more than {options.memory:g} GiB (--memory), and were predicted in "
@@ -79,3 +81,10 @@ def _tiles(size: tuple[int, int] | None, overlap: float) -> Any:
     from segshift.tiles import Tiles
 
     return None if size is None else Tiles(size, overlap)
+
+
+def _module(spec: str | None) -> Any:
+    """The user's own module, where they name one again."""
+    from segshift.own_model import module_of
+
+    return None if spec is None else module_of(spec)
