@@ -35,15 +35,15 @@ from measuring import (
 )
 from segshift.data.minicity import MiniCity
 from segshift.evaluate import confusion
-from segshift.inputs import LooseImages
 from segshift.models.network import TrainedModel
 from segshift.models.segmenter import upsample
 from segshift.models.small import SmallNet
 from segshift.painting import overlay, png
-from segshift.predicting import predict_folder
+from segshift.prediction.inputs import LooseImages
+from segshift.prediction.predicting import predict_folder
+from segshift.prediction.tiles import Tiles, tiled_label
 from segshift.scan import Views, evaluating, predict_label, view_logits
 from segshift.taxonomy import CITYSCAPES
-from segshift.tiles import Tiles, tiled_label
 from segshift.types import Output
 
 CLASSES, STRIDE = 19, 8

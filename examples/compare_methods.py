@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from segshift.cli import main as segshift
-from segshift.report import write_report
+from segshift.reporting.report import write_report
 
 
 def run(words: list[str]) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.fakes.tiny import Watched, losses, rounds, tiny, watched, weights
 
 from segshift.candidates import best, needed
-from segshift.draw_candidates import ORACLE, candidate_series, draw_candidates
 from segshift.errors import ConfigError
 from segshift.label_free import NAMES, Name, preference
 from segshift.models.network import load_model
@@ -153,14 +152,3 @@ def test_what_a_resumed_run_may_choose_is_kept(drawn: list[tuple[int, bool]], ch
         if winner is not None:
             assert winner in kept and preference(by, winner["scores"][by]) == max(there)
             assert winner["step"] == next(s["step"] for s in before if s["scores"][by] == winner["scores"][by])
-
-
-def test_curves_run_from_least_to_most() -> None:
-    lines = [line(0, 0.2, None, 0.5), line(10, 0.6, 0.4, 0.3), line(20, 0.4, 0.5, 0.4)]
-    found = candidate_series(lines)
-    assert list(found) == ["mean entropy", "soft neighbourhood density", "source validation", ORACLE]
-    assert found["soft neighbourhood density"] == ([0, 10, 20], pytest.approx([0, 1, 0.5]))
-    assert found["mean entropy"] == ([0, 10, 20], pytest.approx([0, 1, 0.5]))
-    assert found["source validation"] == ([10, 20], pytest.approx([0, 1]))
-    assert found[ORACLE] == ([0, 10, 20], pytest.approx([1, 0, 0.5]))
-    assert draw_candidates(lines, 10).startswith("<svg ") and draw_candidates(lines[:1]) == ""

@@ -30,6 +30,21 @@ def test_own_module(domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "runs" / "own-module" / "adapted.safetensors").stat().st_size > 10_000
 
 
+def test_predict_arrays(
+    source_only: Path,
+    domains: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = next((domains[1] / "test" / "images").iterdir())
+    words = (str(source_only / "model"), str(image))
+    run("predict_arrays.py", *words, monkeypatch=monkeypatch, folder=tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% of the image")]
+    assert [line.partition(":")[0] for line in lines] == list(NAMES)
+    assert sum(float(line.split()[1]) for line in lines) == pytest.approx(100, abs=0.3)
+
+
 @pytest.mark.slow
 def test_source_free(domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved(segformer(names=NAMES), tmp_path / "model")

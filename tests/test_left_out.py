@@ -16,8 +16,8 @@ from segshift import recipes
 from segshift.cli import main
 from segshift.data.intake import FileRules
 from segshift.errors import ConfigError, DataError
-from segshift.inputs import LooseImages
 from segshift.overrides import AdaptOptions, apply
+from segshift.prediction.inputs import LooseImages
 from segshift.recipes import find
 
 Said = pytest.CaptureFixture[str]

@@ -19,7 +19,8 @@ from segshift.cli import main
 from segshift.errors import ConfigError, RunError
 from segshift.models.network import load_model
 from segshift.models.wrapped import OwnModule, Wrapped
-from segshift.own_model import around, fitted, module_of, named
+from segshift.own_model import around, fitted, named
+from segshift.own_module import module_of
 from segshift.recipes import find
 
 NAMES = ("sky", "hill", "ground", "block", "ball")

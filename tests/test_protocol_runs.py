@@ -21,8 +21,8 @@ from segshift.cli import main
 from segshift.data.open_data import DataConfig
 from segshift.overrides import place
 from segshift.recipe import Recipe
-from segshift.report import write_report
-from segshift.report_figures import results
+from segshift.reporting.figures import results
+from segshift.reporting.report import write_report
 
 Said = pytest.CaptureFixture[str]
 

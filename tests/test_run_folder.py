@@ -13,8 +13,8 @@ from tests.fakes.run_folder import STREET, make_run
 from segshift.errors import RunError, SegshiftError
 from segshift.json_shape import misfit, require
 from segshift.label_views import FILE as VIEWS
-from segshift.report import write_report
-from segshift.report_figures import results
+from segshift.reporting.figures import results
+from segshift.reporting.report import write_report
 from segshift.run_folder import read_run
 
 JSON = st.recursive(

@@ -96,7 +96,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 
 ALLOWED = {
-    "own_model.py": "import runpy",  # FILE.py:FUNCTION, which the user names on the command line, each time anew
+    "own_module.py": "import runpy",  # FILE.py:FUNCTION, which the user names on the command line, each time anew
     "extras.py": "import of a computed name",  # optional libraries; the next test sees to their names
 }
 

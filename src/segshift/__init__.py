@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from segshift.adaptation import adapt as adapt
     from segshift.models.network import TrainedModel as TrainedModel
     from segshift.models.network import load_model as load_model
+    from segshift.prediction.predicting import predict_image as predict_image
 
 __version__ = "0.1.0"
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from segshift.models import network
 
         return getattr(network, name)
+    if name == "predict_image":
+        from segshift.prediction.predicting import predict_image
+
+        return predict_image
     raise AttributeError(f"module 'segshift' has no attribute {name!r}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from segshift import recipes
 from segshift.errors import ConfigError
 from segshift.progress import Reporter
-from segshift.report import write_report
-from segshift.report_figures import score_table
+from segshift.reporting.figures import score_table
+from segshift.reporting.report import write_report
 from segshift.run_data import Data, open_all
 from segshift.runs import recipe_of, resume, start
 

@@ -20,7 +20,6 @@ from segshift import checkpoint
 from segshift import recipe as recipe_file
 from segshift.adabn import estimate_batch_norm
 from segshift.candidates import Candidates, Key
-from segshift.draw_prior import draw_prior
 from segshift.engine import Engine
 from segshift.environment import differences, environment
 from segshift.evaluate import summary
@@ -34,7 +33,8 @@ from segshift.picked_images import Watching, forget
 from segshift.predict import score
 from segshift.progress import Reporter
 from segshift.recipe import Recipe
-from segshift.report import write_report
+from segshift.reporting.draw_prior import draw_prior
+from segshift.reporting.report import write_report
 from segshift.restart import restart_weights
 from segshift.resumption import resume_point
 from segshift.run_data import Data

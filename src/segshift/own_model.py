@@ -6,8 +6,6 @@ one stands for the warm-up: it is written into the run's folder, which from then
 
 from __future__ import annotations
 
-import inspect
-import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from segshift.models.segmenter import Segmenter
 from segshift.models.smp import SegmentationModels
 from segshift.models.vision_transformer import VisionTransformer
 from segshift.models.wrapped import OwnModule
+from segshift.own_module import WAYS, module_of
 from segshift.parts.batch_norm import batch_norm_layers
 from segshift.phase import Phase
 from segshift.progress import Reporter
@@ -38,7 +37,6 @@ from segshift.warmups import last_alone
 _FINE_TUNED = 0.2
 """Learning rates of pretrained transformers, as a share of those of convolutions: 6e-5 where those have 3e-4, which is
 what SegFormer (Xie et al., NeurIPS 2021) and DAFormer train them with."""
-_WAYS = "hf:FOLDER or hf:NAME, smp:ARCHITECTURE/ENCODER, timm:BACKBONE, or FILE.py:FUNCTION"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def named(spec: str, trained: bool | None = None) -> Given:
     """
     kind, colon, rest = spec.partition(":")
     if not colon or not rest:
-        raise ConfigError(f"model = {spec!r}; expected {_WAYS}")
+        raise ConfigError(f"model = {spec!r}; expected {WAYS}")
     if kind == "hf":
         described = huggingface.described(rest)
         return Given(huggingface.network_of(rest), trained, described.classes)
@@ -83,33 +81,6 @@ def around(module: nn.Module, trained: bool = True, **options: Any) -> Given:
         network = replace(found.network, **options)
         return Given(network, True, found.classes, module.state_dict())
     return Given(OwnModule(type(module).__name__, module=module, **options), trained)
-
-
-def module_of(spec: str) -> nn.Module:
-    """What the function of FILE.py:FUNCTION returns. Only what the user names on the command line is ever run."""
-    name, _, function = spec.rpartition(":")
-    path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f"model = {path}:{function}: {path} is no Python file; expected {_WAYS}")
-    make = runpy.run_path(str(path)).get(function)
-    if not callable(make) or _needs_arguments(make):
-        raise ConfigError(
-            f"model = {path}:{function}: expected a function without arguments in {path} that returns the module, with "
-            "its weights in it"
-        )
-    module = make()
-    if not isinstance(module, nn.Module):
-        raise ConfigError(
-            f"model = {path}:{function}: returned a {type(module).__name__}; expected a torch.nn.Module from images to "
-            "class scores"
-        )
-    return module
-
-
-def _needs_arguments(function: Any) -> bool:
-    needed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.kind in needed and p.default is inspect.Parameter.empty for p in parameters)
 
 
 # --- the recipe --------------------------------------------------------------------------------------------------

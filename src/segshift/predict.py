@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from segshift.checkpoint import atomic_write
-from segshift.class_maps import label_of
 from segshift.data.data_config import OWN
 from segshift.data.dataset import LabelledDataset, left_out
 from segshift.data.intake import FileRules
@@ -23,10 +22,11 @@ from segshift.evaluate import Scores, confusion
 from segshift.models.network import load_model
 from segshift.painting import png
 from segshift.parts.logit_bands import most_probable
-from segshift.predicting import sizes_of
+from segshift.prediction.class_maps import label_of
+from segshift.prediction.predicting import sizes_of
+from segshift.prediction.tiles import Tiles
 from segshift.scan import Track, Views, evaluating, predict_label, view_logits
 from segshift.scored_details import Look
-from segshift.tiles import Tiles
 
 PANELS = 6
 """Test images that a report shows."""

@@ -10,11 +10,11 @@ from PIL import Image
 
 from segshift.data.domains import Domains
 from segshift.data.open_data import DataConfig
-from segshift.draw_cpsl import draw_cpsl
 from segshift.errors import DataError
 from segshift.label_quality import measure_round, withheld
 from segshift.label_views import last_views
 from segshift.painting import overlay
+from segshift.reporting.draw_cpsl import draw_cpsl
 from segshift.taxonomy import LabelSpace
 
 

@@ -78,9 +78,10 @@ _KINDS: dict[str, Callable[[Path, str, int], Tracker]] = {"tensorboard": _Tensor
 
 def require(names: Sequence[str]) -> None:
     """ConfigError, before the first step, where a library that is asked for is missing."""
-    for name in names:
-        module = {"tensorboard": "tensorboard", "wandb": "wandb"}[name]
-        optional(module, name, f"track = {name}")
+    if "tensorboard" in names:
+        optional("tensorboard", "tensorboard", "track = tensorboard")
+    if "wandb" in names:
+        optional("wandb", "wandb", "track = wandb")
 
 
 class Trackers:

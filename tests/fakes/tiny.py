@@ -64,7 +64,7 @@ def watched(recipe: Recipe, folder: Path, warmup: Path | None = None) -> Watched
 
     def save_and_copy(path: Path, state: Any) -> None:
         save(path, state)
-        if path.parent.name != "checkpoints":
+        if path.parent.name == "predicted":  # labels kept for the report's pictures
             return
         copies.append(folder.with_name(f"{folder.name}-{len(copies):02d}-{path.stem}"))
         shutil.copytree(folder, copies[-1])

@@ -57,7 +57,11 @@ def assert_whole(run: Path, reference: Path) -> None:
         name = path.relative_to(run)
         if path.is_dir() or name.parts[0] == "scan" or path.name.endswith(".tmp"):
             continue
-        if name.parts[0] == "checkpoints" or (path.parent == run and path.suffix == ".safetensors"):
+        if (
+            name.parts[0] == "checkpoints"
+            or path.parent.name == "predicted"
+            or (path.parent == run and path.suffix == ".safetensors")
+        ):
             checkpoint.load(path)
         elif path.suffix == ".json":
             json.loads(path.read_bytes())

@@ -40,7 +40,7 @@ ROWS: tuple[tuple[str, str, int], ...] = (
     ("resume {root}", "{root} is not a run folder: {root}/run.json is missing", 1),
     ("resume {root}/file", "{root}/file is not a run folder: {root}/file/run.json is missing", 1),
     ("predict {root} {day} --out {root}/out", "{root}: holds no model/model.json; expected a finished run", 1),
-    ("predict {model} {root}/none --out {root}/out", "{root}/none: holds no image; expected a file or a folder", 1),
+    ("predict {model} {root}/none --out {root}/out", "{root}/none: holds no image; expected a file, a folder", 1),
     ("predict {model} {root}/file --out {root}/out", "{root}/file: ", 1),
     ("predict {model} {day}/train --out {root}/file", "{root}/file/labels…: cannot be written", 1),
     ("predict {model} {day}/train --out {root}/out --scales 0", "scales = (0.0,); expected numbers above 0", 1),

@@ -16,7 +16,7 @@ from tests.faults.fuzzing import CHANGES, EDITS, VALUES, budget, changed, edited
 
 from segshift import recipe, taxonomy
 from segshift.evaluate import Scores
-from segshift.report import write_report
+from segshift.reporting.report import write_report
 from segshift.run_folder import read_run
 from segshift.taxonomy import LabelSpace
 

@@ -36,6 +36,7 @@ def runs(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path) -> None:
     """Networks, four discriminators with a decaying rate, thresholds."""
     assert_resumes_everywhere(runs, tmp_path)
@@ -61,6 +62,7 @@ def test_a_chain_of_runs_is_the_whole_recipe(domains: tuple[Path, Path], source_
     assert rounds(second) == rounds(whole)
 
 
+@pytest.mark.slow
 def test_every_option_gives_other_labels_or_another_model(
     domains: tuple[Path, Path], source_only: Path, tmp_path: Path
 ) -> None:

@@ -90,7 +90,7 @@ def test_the_phases_follow_each_other(whole: Watched) -> None:
     assert {phase for phase, _, _, _ in distilled} == {"distillation"}
     assert [n for _, n, _, _ in distilled] == [n for n in range(1, ROUNDS + 1) for _ in range(STEPS)]
     assert all(set(found) == {"source", "target", "distillation"} for _, _, _, found in distilled)
-    scored = {path.stem for path in (whole.folder / "evaluation").glob("*.json")}
+    scored = {path.stem for path in (whole.folder / "evaluation").glob("*.json") if ".details" not in path.name}
     assert scored == {"warmup", "alignment", "adaptation", "final"}
 
 
@@ -218,7 +218,8 @@ def test_a_given_model_stands_for_all_that_comes_before(row: Row, domains: Domai
 
 def test_a_warmup_is_a_teacher_too(source_only: Path, domains: Domains, tmp_path: Path) -> None:
     run = start(recipe_of(domains), tmp_path / "run", source_only)
-    assert {path.stem for path in (run / "evaluation").glob("*.json")} == {"warmup", "final"}
+    scored = {path.stem for path in (run / "evaluation").glob("*.json")}
+    assert scored == {"warmup", "final", "warmup.details", "final.details"}
     assert [row["label"] for row in read(run, "results.json")["rows"]] == ["source-only", "CPSL+distill"]
 
 

@@ -80,6 +80,7 @@ def test_two_models_are_measured_and_shown(table: Table, tmp_path: Path, domains
     assert left == [], "no predictions are left behind"
 
 
+@pytest.mark.slow
 def test_the_model_is_the_rows_and_the_labels_are_withheld_ones(
     table: Table, tmp_path: Path, domains: tuple[Path, Path]
 ) -> None:

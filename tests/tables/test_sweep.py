@@ -11,7 +11,7 @@ from tests.fakes.tiny import tiny
 from tests.tables.test_results import content
 
 from segshift import tables
-from segshift.draw import Chart, Curve, chart
+from segshift.reporting.draw import Chart, Curve, chart
 from segshift.tables.plan import Job, Training
 from segshift.tables.results import Key, Results
 from segshift.tables.sweep import points, write_figure

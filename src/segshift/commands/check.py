@@ -12,10 +12,10 @@ from segshift.commands.words import parse
 
 def check(words: Sequence[str]) -> int:
     options = parse(options_of.CheckOptions, words, "check")
-    from segshift.contact_sheet import sheet_paths, write_sheet
     from segshift.data.doctor_layout import list_all
     from segshift.data.doctor_print import check_all
     from segshift.progress import Reporter
+    from segshift.reporting.contact_sheet import sheet_paths, write_sheet
 
     listings = list_all(options.data, options.max_pixels)
     paths = sheet_paths(options.data, options.sheet)

@@ -10,9 +10,10 @@ from segshift.commands.words import parse
 
 def export(words: Sequence[str]) -> int:
     options = parse(options_of.ExportOptions, words, "export")
-    from segshift.export import TOLERANCE, ExportConfig
-    from segshift.export import export as write
-    from segshift.own_model import module_of
+    from segshift.exporting.export import ExportConfig
+    from segshift.exporting.export import export as write
+    from segshift.exporting.tracing import TOLERANCE
+    from segshift.own_module import module_of
     from segshift.progress import Reporter
 
     reporter, module = Reporter(), None if options.model is None else module_of(options.model)

@@ -12,7 +12,7 @@ from segshift.errors import ConfigError
 def report(words: Sequence[str]) -> int:
     options = parse(options_of.ReportOptions, words, "report")
     from segshift.progress import Reporter
-    from segshift.report import write_report
+    from segshift.reporting.report import write_report
 
     if not options.runs:
         raise ConfigError("report: expected at least one run folder, such as: segshift report runs/demo/cbst")

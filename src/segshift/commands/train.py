@@ -70,7 +70,7 @@ def _dry_run(asked: Asked) -> int:
 
 def resume(words: Sequence[str]) -> int:
     options = parse(options_of.ResumeOptions, words, "resume")
-    from segshift.own_model import module_of
+    from segshift.own_module import module_of
     from segshift.runs import resume
 
     module = None if options.model is None else module_of(options.model)
@@ -101,7 +101,7 @@ def table(words: Sequence[str]) -> int:
 
 def _print_scores(runs: Sequence[Path], oracle: Path | None = None) -> None:
     from segshift.parts.processes import is_first
-    from segshift.report_figures import score_table
+    from segshift.reporting.figures import score_table
 
     if not is_first():
         return

@@ -45,10 +45,10 @@ def evaluate(words: Sequence[str]) -> int:
 def predict(words: Sequence[str]) -> int:
     options = parse(options_of.PredictOptions, words, "predict")
     from segshift.data.intake import FileRules, told
-    from segshift.inputs import gather
     from segshift.models.network import load_model
-    from segshift.outputs import Outputs, places
-    from segshift.predicting import How, predict_inputs
+    from segshift.prediction.inputs import gather
+    from segshift.prediction.outputs import Outputs, places
+    from segshift.prediction.predicting import How, predict_inputs
     from segshift.progress import Reporter
     from segshift.scan import Views
 
@@ -78,13 +78,13 @@ def predict(words: Sequence[str]) -> int:
 
 
 def _tiles(size: tuple[int, int] | None, overlap: float) -> Any:
-    from segshift.tiles import Tiles
+    from segshift.prediction.tiles import Tiles
 
     return None if size is None else Tiles(size, overlap)
 
 
 def _module(spec: str | None) -> Any:
     """The user's own module, where they name one again."""
-    from segshift.own_model import module_of
+    from segshift.own_module import module_of
 
     return None if spec is None else module_of(spec)

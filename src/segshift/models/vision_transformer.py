@@ -67,7 +67,7 @@ class _VisionTransformer(Segmenter):
 
     def encode_decode(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         # Whole patches: at most half a patch is gained or lost a side, and scores still cover the image.
-        height, width = (max(1, round(side / self.stride)) * self.stride for side in image.shape[2:])
+        height, width = (max(1, (side + self.stride // 2) // self.stride) * self.stride for side in image.shape[2:])
         if (height, width) != tuple(image.shape[2:]):
             image = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
         stages = tuple(self.encoder(image))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segshift.checkpoint import atomic_write
-from segshift.report import panel_picture
+from segshift.reporting.report import panel_picture
 from segshift.tables.declare import Table
 from segshift.tables.plan import Job
 

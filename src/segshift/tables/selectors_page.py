@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segshift.checkpoint import atomic_write
-from segshift.draw import Curve
-from segshift.draw_selectors import Heat, Mark, Panel, Sheet, draw_selectors
 from segshift.options import TableOptions
+from segshift.reporting.draw import Curve
+from segshift.reporting.draw_selectors import Heat, Mark, Panel, Sheet, draw_selectors
 from segshift.tables.declare import Table
 from segshift.tables.plan import Job
 from segshift.tables.report import Line, Report

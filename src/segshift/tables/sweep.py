@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segshift.checkpoint import atomic_write
-from segshift.draw import Chart, Curve, chart
+from segshift.reporting.draw import Chart, Curve, chart
 from segshift.tables.declare import Panel, Table
 from segshift.tables.plan import Job
 from segshift.tables.results import Entry, Results

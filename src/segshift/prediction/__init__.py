@@ -1,0 +1,1 @@
+"""Labels and maps for new images, of any kind and size."""

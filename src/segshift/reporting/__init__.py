@@ -1,0 +1,1 @@
+"""Runs shown: the page, its figures, its pictures."""
