@@ -17,6 +17,7 @@ import segshift
 from segshift import checkpoint
 from segshift.cli import main
 from segshift.errors import ConfigError, RunError
+from segshift.models.huggingface import network_of
 from segshift.models.network import load_model
 from segshift.models.wrapped import OwnModule, Wrapped
 from segshift.own_model import around, fitted, named
@@ -168,6 +169,9 @@ def test_hugging_face_without_a_source(domains: Domains, tmp_path: Path, command
     assert "the model stands for the warm-up" in said
     assert "given model" in said
     assert command(f"predict {tmp_path / 'run'} {domains[1] / 'test'} --out {tmp_path / 'out'}")[0] == 0
+    assert command(f"export {tmp_path / 'run'} --format huggingface --out {tmp_path / 'back'}")[0] == 0
+    back = network_of(str(tmp_path / "back")).build(5)
+    assert not differs(back, load_model(tmp_path / "run").network)
 
 
 @pytest.mark.slow

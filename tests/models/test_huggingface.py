@@ -17,6 +17,7 @@ from segshift.models.huggingface import HuggingFace, described, network_around, 
 from segshift.models.network import load_model, save_model
 from segshift.models.segmenter import upsample
 from segshift.models.small import SmallNet
+from segshift.models.smp import SegmentationModels
 from segshift.models.wrapped import Wrapped
 from segshift.taxonomy import unnamed
 
@@ -96,6 +97,8 @@ def test_saved_as_it_came(folder: Path, tmp_path: Path) -> None:
 def test_another_network_is_no_model_of_hugging_face(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model of Hugging Face; expected one, or format = model"):
         huggingface.save(SmallNet(width=4).build(3), ("a", "b", "c"), tmp_path)
+    with pytest.raises(ConfigError, match="the network is a FPN, no model of Hugging Face"):
+        huggingface.save(SegmentationModels("fpn", "resnet18").build(3), ("a", "b", "c"), tmp_path)
 
 
 def test_a_model_at_hand_is_known() -> None:

@@ -135,7 +135,7 @@ def save(network: Segmenter, classes: Sequence[str], folder: Path) -> None:
     ConfigError where it is no model of transformers.
     """
     body = network.body if isinstance(network, Wrapped) else None
-    if body is None or not hasattr(body, "save_pretrained"):
+    if body is None or network_around(body) is None:  # others have a save_pretrained of their own
         raise ConfigError(
             f"format = huggingface: the network is a {type(body or network).__name__}, no model of Hugging Face; "
             "expected one, or format = model, onnx or torch-export"
