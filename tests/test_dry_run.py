@@ -57,6 +57,7 @@ def test_data_is_checked_as_the_run_would(domains: tuple[Path, Path], tmp_path: 
         dry_run(recipe, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from segshift.runs import start
 
 GROUPS = [group for group in recipes.GROUPS if follows_paper(group)]
 NAMES = [entry.name for entry in recipes.entries() if follows_paper(entry.name.split("/")[0])]
-FAST = ("/st", "/cbst-sp", "/iast", "/iast-semi")
+FAST = ("/cbst-sp", "/iast", "/iast-semi")
 ROUNDS = 2
 
 

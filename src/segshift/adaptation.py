@@ -53,14 +53,16 @@ def adapt(
 ) -> Adapted:
     """Adapt a model to unlabelled target images.
 
-    model: a module from normalised images (b, 3, h, w) to class scores (b, k, h', w'), a tensor or an entry "out" or
-        "logits"; or what `--model` takes, such as "hf:nvidia/segformer-b0-finetuned-cityscapes-1024-1024".
-    source, target: folders, or LAYOUT:FOLDER. Without a source, `method` must be one that needs none: iast, adabn.
-    method: a row of `segshift recipes` (of the group `own`), or GROUP/ROW.
-    out: the run's folder (default runs/own/METHOD). Where it holds this very run, that goes on; a finished one is read.
-    trained: whether the model segments the classes already (a module: yes); else it is trained on the source first.
-    options: words of the command line, such as "--adaptation.steps 100 --data.short-side 512".
-    described: fields of `models.wrapped.OwnModule` for a module: mean, std, stages, encoder.
+    - `model`: a module from normalised images (b, 3, h, w) to class scores (b, k, h', w'), a tensor or an entry "out"
+      or "logits"; or what `--model` takes, such as "hf:nvidia/segformer-b0-finetuned-cityscapes-1024-1024".
+    - `source`, `target`: folders, or LAYOUT:FOLDER. Without a source, `method` must be one that needs none: iast,
+      adabn.
+    - `method`: a row of `segshift recipes` (of the group `own`), or GROUP/ROW.
+    - `out`: the run's folder (default runs/own/METHOD). Where it holds this very run, that goes on; a finished one is
+      read.
+    - `trained`: whether the model segments the classes already (a module: yes); else it is trained on the source first.
+    - `options`: words of the command line, such as "--adaptation.steps 100 --data.short-side 512".
+    - `described`: fields of `models.wrapped.OwnModule` for a module: mean, std, stages, encoder.
 
     The model that is given stays as it is. Raises ConfigError, DataError, RunError or TrainingError, as
     `segshift.errors` has them: they name what was found, what was expected, and the cure.

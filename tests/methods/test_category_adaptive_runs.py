@@ -36,10 +36,10 @@ def runs(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
-def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path, every: int) -> None:
     """Networks, four discriminators with a decaying rate, thresholds."""
-    assert_resumes_everywhere(runs, tmp_path)
+    assert_resumes_everywhere(runs, tmp_path, every)
 
 
 def test_a_whole_run(runs: Any) -> None:

@@ -40,8 +40,9 @@ def runs(domains: tuple[Path, Path], source_only: Path, tmp_path_factory: pytest
     shutil.rmtree(folder)
 
 
-def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path) -> None:
-    assert_resumes_everywhere(runs, tmp_path)
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_resume_from_every_checkpoint(runs: Any, tmp_path: Path, every: int) -> None:
+    assert_resumes_everywhere(runs, tmp_path, every)
 
 
 def test_a_whole_run(runs: Any) -> None:

@@ -19,8 +19,9 @@ from segshift.errors import ConfigError
 Read = Callable[[nn.Module, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 """Run a network on normalised images: its class scores, and features it shows of its own accord, shallow to deep."""
 
-_SIDES = (64, 32, 128, 224, 256, 384, 512, 518)
+_SIDES = (32, 64, 128, 224, 256, 384, 512, 518)
 """Square images that are tried: small ones first, for they cost least; then those that networks are often bound to."""
+_MAP = 128
 _MULTIPLES = (1, 2, 4, 8, 14, 16, 28, 32, 64, 128)
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -104,12 +105,11 @@ def probe(body: nn.Module, read: Read, num_classes: int) -> Found:
                     "another head"
                 )
             multiple = _multiple(body, read, side)
-            classifier, native, align_corners = _classifier(body, read, side, logits)
-            scores = logits
-            if native:
-                scores = _classified(body, read, side, classifier)
-            stride = max(1, round(side / scores.shape[-1]))
-            unused = _unused(body, read, side)
+            # Large enough that class scores are a map: of a single one, nobody sees how it was enlarged.
+            large = -(-max(2 * side, _MAP) // multiple) * multiple
+            classifier, native, align_corners, scores = _classifier(body, read, large)
+            unused = _unused(body, read, large)
+            stride = max(1, round(large / scores.shape[-1]))
         return Found(side, multiple, stride, classifier, native, align_corners, unused)
     finally:
         for module, training in modes.items():
@@ -162,20 +162,18 @@ def _multiple(body: nn.Module, read: Read, side: int) -> int:
 
 
 @torch.no_grad()
-def _classifier(body: nn.Module, read: Read, side: int, logits: Tensor) -> tuple[str, bool, bool]:
-    """(name, native, align_corners) of the layer that class scores come from: of those with as many outputs as there
-    are classes, the last one that moves the network's output when its own is moved."""
-    names = [
-        name
-        for name, layer in body.named_modules()
-        if isinstance(layer, _LAYERS) and layer.out_channels == logits.shape[1]
-    ]
+def _classifier(body: nn.Module, read: Read, side: int) -> tuple[str, bool, bool, Tensor]:
+    """(name, native, align_corners, scores) of the layer that class scores come from: of those with as many outputs as
+    there are classes, the last one that moves the network's output when its own is moved. `scores`: its own where they
+    are native, else the network's."""
     image = noise(side, side, body)
+    logits = read(body, image)[0]
+    layers = {name: layer for name, layer in body.named_modules() if isinstance(layer, _LAYERS)}
+    names = [name for name, layer in layers.items() if layer.out_channels == logits.shape[1]]
     with watching(body, names) as seen:
         read(body, image)
     for name in reversed(list(seen)):
-        layer = body.get_submodule(name)
-        handle = layer.register_forward_hook(_doubled)
+        handle = layers[name].register_forward_hook(_doubled)
         try:
             moved = read(body, image)[0]
         finally:
@@ -184,9 +182,9 @@ def _classifier(body: nn.Module, read: Read, side: int, logits: Tensor) -> tuple
             output = seen[name].output
             for align_corners in (False, True):
                 if _is_upsampled(output, logits, align_corners):
-                    return name, True, align_corners
-            return name, False, False
-    return "", False, False
+                    return name, True, align_corners, output
+            return name, False, False, logits
+    return "", False, False, logits
 
 
 def _doubled(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -197,13 +195,6 @@ def _is_upsampled(output: Tensor, logits: Tensor, align_corners: bool) -> bool:
     size = (logits.shape[2], logits.shape[3])
     larger = F.interpolate(output, size=size, mode="bilinear", align_corners=align_corners)
     return torch.allclose(larger, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max() + 1e-12))
-
-
-@torch.no_grad()
-def _classified(body: nn.Module, read: Read, side: int, classifier: str) -> Tensor:
-    with watching(body, [classifier]) as seen:
-        read(body, noise(side, side, body))
-    return seen[classifier].output
 
 
 def _unused(body: nn.Module, read: Read, side: int) -> tuple[str, ...]:
