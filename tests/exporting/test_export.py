@@ -14,7 +14,7 @@ from tests.fakes.trained import NETWORK, saved, trained
 from segshift import extras
 from segshift.cli import main
 from segshift.errors import ConfigError, RunError
-from segshift.exporting import export as module
+from segshift.exporting import tracing as module
 from segshift.exporting.export import ExportConfig, export
 from segshift.exporting.tracing import ScoresOf
 from segshift.models.deeplab import DeepLabV2, DeepLabV3Plus
