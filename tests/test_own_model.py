@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,27 @@ def test_another_number_of_classes_is_said(domains: Domains, tmp_path: Path) -> 
         segshift.adapt(plain(), target=folder, method="iast", out=tmp_path / "run")
 
 
+def test_a_random_head_is_not_called_trained(domains: Domains, tmp_path: Path, command: Command) -> None:
+    source, target = domains
+    said = r"trained = True: the model has no trained head for the data's 5 classes \(it is for 7\)"
+    with pytest.raises(ConfigError, match=said):
+        segshift.adapt(segformer(7), source=source, target=target, out=tmp_path / "run", options=SHORT)
+    spec = saved(segformer(7), tmp_path / "model")
+    words = f"adapt own/cbst --model {spec} --trained True --source {source} --target {target} --out {tmp_path / 'r'}"
+    status, found = command(words)
+    assert (status, "no trained head for the data's 5 classes" in found) == (1, True), found
+
+
+def test_what_would_be_passed_over_is_said(domains: Domains, command: Command) -> None:
+    source, target = domains
+    with pytest.raises(ConfigError, match="mean: describes a module at hand"):
+        segshift.adapt("timm:resnet18", source=source, target=target, mean=(0, 0, 0))
+    with pytest.raises(ConfigError, match="layers: says nothing of a module; expected encoder, mean, stages, std"):
+        segshift.adapt(plain(), source=source, target=target, layers=("a",))
+    status, found = command(f"adapt own/cbst --trained True --source {source} --target {target}")
+    assert (status, "no --model that it could be said of" in found) == (1, True), found
+
+
 def test_words_that_are_none_are_an_error(domains: Domains) -> None:
     with pytest.raises(ConfigError, match=r"options = '--adaptation\.stepz 2': cannot be read"):
         segshift.adapt(plain(), source=domains[0], target=domains[1], options="--adaptation.stepz 2")
@@ -272,3 +295,40 @@ def test_a_file_is_run_for_what_it_names_alone(tmp_path: Path) -> None:
     assert given.trained
     assert isinstance(given.network, OwnModule)
     assert not differs(module_of(spec), given.network.module or plain())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--settings.devices 2", "--settings.devices 2 --settings.strategy fsdp"])
+def test_two_processes_train_a_module_as_one_does(domains: Domains, tmp_path: Path, words: str) -> None:
+    """One with an auxiliary head, too, whose gradients nobody waits for."""
+    (tmp_path / "net.py").write_text(MODULE_FILE + ADDED)
+    found = []
+    for name, others in (("one", ""), ("two", words)):
+        run = tmp_path / name
+        options = f"--model {tmp_path / 'net.py'}:auxiliary {SHORT} {others}"
+        source, target = domains
+        given = f"adapt own/cbst --source {source} --target {target} --out {run} {options}"
+        subprocess.run([sys.executable, "-m", "segshift", *given.split()], check=True, capture_output=True)
+        lines = (run / "log.jsonl").read_text().splitlines()
+        found.append([value for line in lines for value in json.loads(line)["losses"].values()])
+    assert len(found[0]) >= 8
+    assert found[1] == pytest.approx(found[0], abs=2e-5)
+
+
+ADDED = """
+
+
+def auxiliary():
+    torch.manual_seed(0)
+    return Auxiliary()
+
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.aux = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 5, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, image):
+        features = self.body(image)
+        return {"aux": self.aux(features), "out": self.head(features)}
+"""

@@ -67,6 +67,11 @@ def adapt(
     The model that is given stays as it is. Raises ConfigError, DataError, RunError or TrainingError, as
     `segshift.errors` has them: they name what was found, what was expected, and the cure.
     """
+    if isinstance(model, str) and described:
+        raise ConfigError(
+            f"{', '.join(described)}: describes a module at hand, and model = {model!r} is a name; expected options of "
+            "its network, such as options='--network.mean 0 0 0'"
+        )
     given = named(model, trained) if isinstance(model, str) else around(model, trained is not False, **described)
     recipe = _recipe(given, source, target, method, options)
     folder = Path(out) if out is not None else Path("runs") / recipe.name

@@ -34,6 +34,8 @@ from segshift.runs import start
 from segshift.taxonomy import CITYSCAPES, LabelSpace, distinct_colors
 from segshift.warmups import last_alone
 
+_DESCRIBED = {"mean", "std", "stages", "encoder"}
+"""What can be said of a module at hand: fields of `OwnModule`."""
 _FINE_TUNED = 0.2
 """Learning rates of pretrained transformers, as a share of those of convolutions: 6e-5 where those have 3e-4, which is
 what SegFormer (Xie et al., NeurIPS 2021) and DAFormer train them with."""
@@ -76,6 +78,9 @@ def named(spec: str, trained: bool | None = None) -> Given:
 
 def around(module: nn.Module, trained: bool = True, **options: Any) -> Given:
     """A module at hand; `options`: fields of `OwnModule`. One of transformers is known by its own config."""
+    unknown = sorted(set(options) - _DESCRIBED)
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: says nothing of a module; expected {', '.join(sorted(_DESCRIBED))}")
     found = huggingface.network_around(module) if trained and set(options) <= {"mean", "std"} else None
     if found is not None:
         network = replace(found.network, **options)
@@ -129,6 +134,7 @@ def start_from(
     reporter = Reporter()
     data = open_all(recipe, space=_space(given))
     space = data.domains.space
+    _require_head(given, len(space))
     _require_classes(given, space)
     torch.manual_seed(recipe.settings.seed)
     network = (recipe.network if given.tensors is None else without_weights(recipe.network)).build(len(space))
@@ -155,6 +161,19 @@ def _is_trained(given: Given, num_classes: int) -> bool:
     if given.trained is not None or not isinstance(given.network, HuggingFace):
         return bool(given.trained)
     return huggingface.whole(given.network.name, num_classes)
+
+
+def _require_head(given: Given, num_classes: int) -> None:
+    """ConfigError where a model is said to be trained, and would get a new, random head for these classes."""
+    if not given.trained or not isinstance(given.network, HuggingFace):
+        return
+    head = huggingface.head_of(given.network)
+    if head != num_classes or (given.tensors is None and not huggingface.whole(given.network.name, num_classes)):
+        raise ConfigError(
+            f"trained = True: the model has no trained head for the data's {num_classes} classes (it is for {head}); "
+            "expected one: merge or drop classes with a class map (--data.class-map), or leave trained out and name a "
+            "source, on which a new head is trained first"
+        )
 
 
 def _refuse_adabn(recipe: Recipe) -> Recipe:

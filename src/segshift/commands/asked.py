@@ -36,6 +36,8 @@ def recipe_of_words(name: str, words: Sequence[str], given: Any = None) -> Asked
     said, others = _taken("trained", others, None)
     retain = None if kept is None else _switch("retain", kept)
     trained = None if said is None else _switch("trained", said)
+    if trained is not None and spec is None:
+        raise ConfigError(f"trained = {said}, and no --model that it could be said of; leave it out")
     named = _recipe(name, variant, warmup, retain)
     helped = "--help" in others or "-h" in others
     if given is not None or (spec is not None and not helped):

@@ -102,6 +102,11 @@ def whole(name: str, num_classes: int) -> bool:
     return not fresh
 
 
+def head_of(network: HuggingFace) -> int:
+    """How many classes the head of a described model is for."""
+    return int(_config_of(json.loads(network.config)).num_labels)
+
+
 class Around(NamedTuple):
     """What is known of a model of transformers that is at hand."""
 
